@@ -1,0 +1,176 @@
+"""python -m lemur_mini: train the id baseline and LEMUR, print both by the ceiling."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from lemur_mini import pipeline, plots
+from lemur_mini.checkpoints import CheckpointError, write_atomically
+from lemur_mini.config import BASELINE_CHANGES, SCALES
+from lemur_mini.data import DataError
+from lemur_mini.training import choose_device
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
+NAMES = plots.NAMES
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command. Returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        report = run(options)
+    except (DataError, CheckpointError, ConnectionError) as error:
+        print(f"lemur_mini: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped; --resume --out {options.out} goes on from the last checkpoint"
+        )
+        return 130
+    print(table(report))
+    print(f"written: {options.out}/report.json, report.png, checkpoints")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lemur_mini",
+        description="Train RankMixer + LONGER on ids and the full LEMUR from raw text "
+        "and images, one pass in time order each; test both on the last days and print "
+        "them beside the best that any model could reach.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--data",
+        default=str(DATA),
+        help="a folder with items.parquet and "
+        "impressions.parquet, or the id of such a data set on the hub",
+    )
+    add(
+        "--scale",
+        default="classroom",
+        choices=["classroom", "gpu"],
+        help="sizes of the model: a laptop, or one GPU",
+    )
+    add("--seed", type=int, default=0, help="of the first weights and of sampling")
+    add(
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda", "mps"],
+        help="auto takes cuda, then mps, then cpu",
+    )
+    add(
+        "--out", type=Path, default=Path("runs/main"), help="folder for what is written"
+    )
+    add("--resume", action="store_true", help="go on from the checkpoints in --out")
+    return parser
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Do what the options say; returns the report that is also written."""
+    device, config = choose_device(options.device), SCALES[options.scale]
+    print(f"reading {options.data}")
+    prepared = pipeline.prepare(options.data, config, device)
+    dataset = prepared.dataset
+    print(
+        f"{len(dataset.log.label):,} impressions, {len(dataset.users):,} users, "
+        f"{len(dataset.items):,} documents, device {device}"
+    )
+    configs = {"rankmixer_longer": config.but(**BASELINE_CHANGES), "lemur": config}
+    models, logs = {}, {}
+    for name, choice in configs.items():
+        trained = pipeline.fit(
+            prepared,
+            choice,
+            options.seed,
+            dataset.test_start,
+            options.out / f"{name}.safetensors",
+            options.resume,
+            NAMES[name],
+        )
+        models[name] = pipeline.test(prepared, trained, dataset.test_start, None)
+        models[name] |= cost(trained)
+        logs[name] = trained.log
+    report = {
+        "data": {
+            "source": options.data,
+            "name": dataset.name,
+            "checksum": prepared.checksum,
+            "impressions": len(dataset.log.label),
+            "users": len(dataset.users),
+            "documents": len(dataset.items),
+            "counts": {k: v for k, v in dataset.counts.items() if v},
+        },
+        "scale": options.scale,
+        "seed": options.seed,
+        "device": device_name(device),
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python -m lemur_mini", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
+        "models": models,
+        "training_log": logs,
+    }
+    write(options.out, report, prepared)
+    return report
+
+
+def cost(trained) -> dict:
+    """What a training took."""
+    impressions = trained.step * trained.config.pages * trained.config.page
+    return {
+        "train_seconds": round(trained.seconds, 1),
+        "impressions_per_second": round(impressions / max(trained.seconds, 1e-9)),
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The device with what it is, and the threads on a CPU."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def write(out: Path, report: dict, prepared: pipeline.Prepared) -> None:
+    """Report, figure and tokenizer, each whole or not at all."""
+    text = json.dumps(report, indent=1) + "\n"
+    write_atomically(out / "report.json", lambda part: part.write_text(text, "utf-8"))
+    figure = plots.report_figure(report, report["training_log"]["lemur"])
+    write_atomically(out / "report.png", lambda part: plots.save_figure(figure, part))
+    tokenizer = prepared.tokenizer.backend_tokenizer.to_str(pretty=True)
+    write_atomically(out / "tokenizer.json", lambda p: p.write_text(tokenizer, "utf-8"))
+
+
+def table(report: dict) -> str:
+    """The result as text: one line a model, and the ceiling."""
+    lines = [f"{'':28}{'AUC':>8}{'QAUC':>8}{'cold AUC':>10}{'seconds':>9}"]
+    for name, model in report["models"].items():
+        lines.append(
+            f"{NAMES[name]:28}{model['auc']:8.4f}{model['qauc']:8.4f}"
+            f"{model['cold_auc']:10.4f}{model['train_seconds']:9.0f}"
+        )
+    best = report["ceiling"]
+    if best:
+        lines.append(
+            f"{'ceiling (true chances)':28}{best['auc']:8.4f}{best['qauc']:8.4f}"
+        )
+        values = [report["models"][name]["qauc"] for name in NAMES]
+        share = pipeline.gap_closed(*values, best["qauc"])
+        lines.append(f"LEMUR closes {share:.0%} of the gap in QAUC")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

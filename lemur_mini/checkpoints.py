@@ -1,0 +1,116 @@
+"""Checkpoints: one safetensors file with JSON in its header. Loading runs no code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from lemur_mini.config import Config
+from lemur_mini.model import Lemur, Sizes
+from lemur_mini.training import Run
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names file and remedy."""
+
+
+def write_atomically(path: Path, write) -> None:
+    """`write(temporary path)`, then put the file in place: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(run: Run, path: Path, data: str) -> None:
+    """Write model, bank, optimiser and place in the stream. data: its checksum."""
+    tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}
+    for name, parameter in run.model.named_parameters():
+        for moment, value in run.optimizer.state.get(parameter, {}).items():
+            tensors[f"{moment}.{name}"] = value
+    facts = {
+        "config": dataclasses.asdict(run.config),
+        "sizes": dataclasses.asdict(run.model.sizes),
+        "data": data,
+        "seed": run.seed,
+        "total": run.total,
+        "step": run.step,
+        "seconds": run.seconds,
+        "log": run.log,
+    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    header = {"lemur_mini": json.dumps(facts)}
+    write_atomically(path, lambda part: save_file(tensors, part, header))
+
+
+def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The facts and the tensors of a checkpoint."""
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["lemur_mini"])
+            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no checkpoint there; train first") from None
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        problem = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: not a whole checkpoint ({problem}); delete it and train again"
+        ) from error
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
+    """The model of a checkpoint with its bank, ready to serve."""
+    facts, tensors = read(path)
+    model = Lemur(config_of(facts), Sizes(**facts["sizes"])).to(device)
+    model.load_state_dict(_part(tensors, "model"))
+    return model.eval()
+
+
+def resume(path: Path, fresh: Run, data: str) -> Run:
+    """Bring a fresh run to where the checkpoint was. Raises CheckpointError where the
+    checkpoint is of another configuration, seed or data."""
+    facts, tensors = read(path)
+    there = facts["config"] | {k: facts[k] for k in ("data", "seed", "total")}
+    here = json.loads(json.dumps(dataclasses.asdict(fresh.config)))
+    here |= {"data": data, "seed": fresh.seed, "total": fresh.total}
+    other = sorted(k for k in here if here[k] != there.get(k))
+    if other:
+        changes = ", ".join(f"{k} {there.get(k)} (now {here[k]})" for k in other[:3])
+        raise CheckpointError(
+            f"{path}: written with {changes}; use the same settings or another --out"
+        )
+    fresh.model.load_state_dict(_part(tensors, "model"))
+    for name, parameter in fresh.model.named_parameters():
+        state = {m: tensors[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in tensors}
+        if state:
+            moved = {k: v.to(parameter.device) for k, v in state.items()}
+            fresh.optimizer.state[parameter] = moved
+    fresh.step, fresh.seconds, fresh.log = facts["step"], facts["seconds"], facts["log"]
+    return fresh
+
+
+def config_of(facts: dict) -> Config:
+    """The configuration in a checkpoint's header; JSON has no tuples."""
+
+    def tuples(value):
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    return Config(**{k: tuples(v) for k, v in facts["config"].items()})
+
+
+def _part(tensors: dict, prefix: str) -> dict:
+    start = prefix + "."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

@@ -1,0 +1,193 @@
+"""Tokens and pixels of the whole catalogue, made once, as tensors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from lemur_mini.config import Config
+from lemur_mini.data.loading import Dataset
+from lemur_mini.data.schema import ITEMS, DataError
+
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+SPECIAL |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+# what Pillow raises for bytes that are no picture, or that lie about being one
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the encoders read, for N documents and Q query texts.
+
+    A document is cls, field, sep, field, ... in one row; positions count inside each
+    field, type 0 is cls, then one type a field, in the order of `fields`."""
+
+    tokens: Tensor  # (N, L) int32
+    types: Tensor  # (N, L) uint8
+    positions: Tensor  # (N, L) uint8
+    length: Tensor  # (N,) int64, tokens that are not padding
+    images: Tensor  # (N, 3, H, W) uint8
+    has_image: Tensor  # (N,) bool
+    query_tokens: Tensor  # (Q, Lq) int32
+    query_length: Tensor  # (Q,) int64
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same features on another device."""
+        return Features(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+
+def make_tokenizer(dataset: Dataset, config: Config) -> PreTrainedTokenizerFast:
+    """The tokenizer that lies beside the data, that of the pretrained model, or new
+    byte pairs, trained on the texts that the log shows before the test days."""
+    if config.pretrained:
+        return load_pretrained(AutoTokenizer, config.pretrained)
+    saved = dataset.folder / "tokenizer.json" if dataset.folder else None
+    if saved and saved.is_file():
+        return PreTrainedTokenizerFast(tokenizer_object=_read_saved(saved), **SPECIAL)
+    # not WordPiece: `tokenizers` trains that one differently in every process, and a
+    # resumed run would read other tokens than the one it goes on from
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", fuse_unk=True))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary,
+        special_tokens=list(SPECIAL.values()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_training_texts(dataset), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def _read_saved(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # what `tokenizers` raises has no type of its own
+        problem = f"{path}: not a tokenizer ({error})"
+        raise DataError(f"{problem}; remove it, and one is trained") from error
+
+
+def load_pretrained(kind, name: str):
+    """`kind.from_pretrained(name)`, with a message for those who are offline."""
+    try:
+        return kind.from_pretrained(name, trust_remote_code=False)
+    except OSError as error:
+        raise ConnectionError(
+            f"pretrained={name!r} is neither a local folder nor reachable on the hub; "
+            "go online once, or give the path of a downloaded copy"
+        ) from error
+
+
+def _training_texts(dataset: Dataset) -> Iterable[str]:
+    before = dataset.log.timestamp < dataset.test_start
+    for row in np.unique(dataset.log.item[before]):
+        yield " ".join(values[row] or "" for values in dataset.texts.values())
+    yield from (dataset.queries[row] for row in np.unique(dataset.log.query[before]))
+
+
+def make_features(
+    dataset: Dataset, config: Config, tokenizer: PreTrainedTokenizerFast
+) -> Features:
+    """Tokenize every text and decode every image of the catalogue.
+
+    An image that cannot be decoded is counted in `dataset.counts`, and the document
+    goes on without it, like one that has none."""
+    limits = dict(config.field_tokens)
+    names = order_fields(dataset, config)
+    encoded = [
+        _encode(tokenizer, dataset.texts[n], limits.get(n, config.other_field_tokens))
+        for n in names
+    ]
+    rows = [_join(parts, tokenizer) for parts in zip(*encoded, strict=True)]
+    if not names:
+        rows = [([tokenizer.cls_token_id], [0], [0])] * len(dataset.items)
+    tokens, types, positions = (
+        _pad([row[k] for row in rows], tokenizer.pad_token_id if k == 0 else 0)
+        for k in range(3)
+    )
+    images, has_image = _decode_all(dataset, config.image_size)
+    queries = _encode(tokenizer, dataset.queries, limits["query"])
+    queries = [[tokenizer.cls_token_id, *ids] for ids in queries]
+    return Features(
+        tokens=torch.from_numpy(tokens),
+        types=torch.from_numpy(types.astype(np.uint8)),
+        positions=torch.from_numpy(positions.astype(np.uint8)),
+        length=torch.tensor([len(row[0]) for row in rows]),
+        images=images,
+        has_image=has_image,
+        query_tokens=torch.from_numpy(_pad(queries, tokenizer.pad_token_id)),
+        query_length=torch.tensor([len(ids) for ids in queries]),
+    )
+
+
+def order_fields(dataset: Dataset, config: Config) -> list[str]:
+    """The text fields: those the configuration knows first, then the others."""
+    known = [name for name, _ in config.field_tokens if name in dataset.texts]
+    return known + [name for name in dataset.texts if name not in known]
+
+
+def _encode(tokenizer, texts: list[str | None], limit: int) -> list[list[int]]:
+    texts = [(text or "")[: 20 * limit] for text in texts]  # 100 kB titles cost nothing
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [ids[:limit] for ids in encoded]
+
+
+def _join(parts: tuple[list[int], ...], tokenizer) -> tuple[list[int], ...]:
+    """Tokens, types and positions of one document; an empty field leaves no trace."""
+    tokens, types, positions = [tokenizer.cls_token_id], [0], [0]
+    for kind, ids in enumerate(parts, start=1):
+        if ids and len(tokens) > 1:
+            tokens.append(tokenizer.sep_token_id)
+            types.append(types[-1])
+            positions.append(positions[-1] + 1)
+        tokens += ids
+        types += [kind] * len(ids)
+        positions += range(len(ids))
+    return tokens, types, positions
+
+
+def _pad(rows: list[list[int]], value: int = 0) -> np.ndarray:
+    out = np.full((len(rows), max(map(len, rows))), value, dtype=np.int32)
+    for row, ids in zip(out, rows, strict=True):
+        row[: len(ids)] = ids
+    return out
+
+
+def _decode_all(dataset: Dataset, size: int) -> tuple[Tensor, Tensor]:
+    images = torch.zeros(len(dataset.images), 3, size, size, dtype=torch.uint8)
+    has_image = torch.zeros(len(dataset.images), dtype=torch.bool)
+    dataset.counts["image cannot be decoded"] = 0
+    for row, image in enumerate(dataset.images):
+        if image is None:
+            continue
+        try:
+            images[row] = decode(image, size, dataset.folder)
+            has_image[row] = True
+        except UNREADABLE as error:
+            dataset.counts["image cannot be decoded"] += 1
+            if dataset.counts["image cannot be decoded"] == 1:
+                reason = str(error).split(" <_io")[0]  # no addresses in memory
+                print(
+                    f"{ITEMS}, column image, row {row}: cannot be decoded ({reason}); "
+                    "such documents go on without an image"
+                )
+    return images, has_image
+
+
+def decode(image: bytes | str, size: int, folder: Path | None = None) -> Tensor:
+    """Encoded bytes, or the path of a file, to pixels (3, size, size), uint8."""
+    if isinstance(image, str):
+        image = ((folder or Path()) / image).read_bytes()
+    picture = Image.open(io.BytesIO(image))
+    picture.draft("RGB", (size, size))  # JPEG: decode no more than is needed
+    pixels = vision.pil_to_tensor(picture.convert("RGB"))
+    return vision.resize(pixels, [size, size], antialias=True)

@@ -1,0 +1,207 @@
+"""Reads a data set through `datasets` and turns ids into dense rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lemur_mini.data.schema import (
+    IMPRESSIONS,
+    ITEMS,
+    DataError,
+    check_impressions,
+    check_items,
+    is_text,
+)
+
+TEST_SHARE = 1 / 15  # of the impressions, where the data set names no test period
+ABOUT = "dataset.json"  # optional: name, valid_start, test_start (unix seconds)
+NOT_TEXT = ("item_id", "image")
+
+
+@dataclass(frozen=True)
+class Log:
+    """Impressions in time order; arrays of length I with dense ids.
+
+    There is no true probability in here: what a model gets is made from this."""
+
+    user: np.ndarray
+    qid: np.ndarray  # query_id, or session_id in a feed
+    query: np.ndarray  # row of the query's text, 0 throughout in a feed
+    item: np.ndarray  # row of the catalogue
+    timestamp: np.ndarray  # unix seconds
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A validated data set. Items and users are rows; their own ids are kept beside."""
+
+    name: str
+    folder: Path | None
+    items: np.ndarray  # (N,) item_id of every catalogue row
+    texts: dict[str, list[str | None]]  # field -> N texts
+    images: list  # N times bytes, a path, or None
+    users: np.ndarray  # (U,) user_id of every user row
+    queries: list[str]  # distinct query texts
+    log: Log
+    valid_start: int  # choices are made by training before it
+    test_start: int  # final models are trained before it
+    truth: np.ndarray | None = None  # (I,) true probabilities, for the ceiling
+    counts: Counter = field(default_factory=Counter)  # what was repaired or missing
+
+    @property
+    def is_feed(self) -> bool:
+        """Whether there are sessions without queries."""
+        return self.queries == [""]
+
+
+def load(source: str | Path) -> Dataset:
+    """Load a folder, or a data set of the hub, that follows the public schema.
+
+    Raises DataError, naming file, row, column and remedy."""
+    folder = Path(source) if Path(source).is_dir() else None
+    items, impressions = (_read(source, folder, file) for file in (ITEMS, IMPRESSIONS))
+    check_items(items)
+    check_impressions(impressions, items)
+    counts: Counter = Counter()
+    impressions = _sort(impressions, counts)
+    log, users, queries = _make_log(impressions, items)
+    columns = [f.name for f in items.schema if is_text(f.type)]
+    fields = [name for name in columns if name not in NOT_TEXT]
+    texts = {name: items[name].to_pylist() for name in fields}
+    for name, values in texts.items():
+        counts[f"missing {name}"] += sum(not (v and v.strip()) for v in values)
+    known = "probability" in impressions.column_names
+    truth = impressions["probability"].to_numpy() if known else None
+    name, valid_start, test_start = _periods(source, folder, log)
+    return Dataset(
+        name=name,
+        folder=folder,
+        items=items["item_id"].to_numpy(),
+        texts=texts,
+        images=_images(items, counts),
+        users=users,
+        queries=queries,
+        log=log,
+        valid_start=valid_start,
+        test_start=test_start,
+        truth=truth,
+        counts=counts,
+    )
+
+
+def checksum(dataset: Dataset) -> str:
+    """A short checksum of the log, for the provenance of results."""
+    log, value = dataset.log, 0
+    for array in (log.user, log.qid, log.item, log.timestamp, log.label):
+        value = zlib.crc32(np.ascontiguousarray(array, dtype=np.int64), value)
+    return f"{value:08x}"
+
+
+def _read(source: str | Path, folder: Path | None, file: str) -> pa.Table:
+    import datasets
+
+    path = folder / file if folder else None
+    if path and not path.is_file():
+        raise DataError(f"{path}: not found; a data set is {ITEMS} and {IMPRESSIONS}")
+    datasets.disable_progress_bars()
+    for library in ("datasets", "huggingface_hub"):  # the error below says it all
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    where, which = ("parquet", str(path)) if path else (str(source), file)
+    try:
+        if path and not pq.read_metadata(path).num_rows:
+            return pq.read_table(path)  # `datasets` refuses what has no rows
+        return datasets.load_dataset(where, data_files=which, split="train").data.table
+    except Exception as error:  # the reader wraps its causes in types of its own
+        cause = " ".join(str(error.__cause__ or error).split())
+        hint = "write it again" if path else "give a folder, or a hub id when online"
+        raise DataError(f"{source}/{file}: cannot be read ({cause}); {hint}") from error
+
+
+def _sort(impressions: pa.Table, counts: Counter) -> pa.Table:
+    time = impressions["timestamp"]
+    if pa.types.is_timestamp(time.type):
+        time = pc.divide(pc.cast(pc.cast(time, pa.timestamp("us")), pa.int64()), 10**6)
+    time = pc.cast(time, pa.int64(), safe=False)
+    counts["impressions out of time order"] = int((np.diff(time.to_numpy()) < 0).sum())
+    index = impressions.column_names.index("timestamp")
+    order = np.argsort(time.to_numpy(), kind="stable")
+    return impressions.set_column(index, "timestamp", time).take(order)
+
+
+def _dense(values: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    encoded = values.combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(
+        np.int64
+    ), encoded.dictionary
+
+
+def _make_log(impressions: pa.Table, items: pa.Table) -> tuple[Log, np.ndarray, list]:
+    feed = "query_id" not in impressions.column_names
+    user, users = _dense(impressions["user_id"])
+    qid, _ = _dense(impressions["session_id" if feed else "query_id"])
+    query, queries = (np.zeros_like(user), pa.array([""]))
+    if not feed:
+        query, queries = _dense(impressions["query"])
+    ids = pc.cast(items["item_id"], impressions["item_id"].type)
+    item = pc.index_in(impressions["item_id"], ids.combine_chunks()).to_numpy()
+    label = pc.cast(impressions["label"], pa.int8(), safe=False).to_numpy()
+    log = Log(
+        user,
+        qid,
+        query,
+        item.astype(np.int64),
+        impressions["timestamp"].to_numpy(),
+        label,
+    )
+    return log, np.asarray(users), queries.to_pylist()
+
+
+def _images(items: pa.Table, counts: Counter) -> list:
+    if "image" not in items.column_names:
+        images = [None] * items.num_rows
+    else:
+        images = items["image"].to_pylist()
+    if images and any(isinstance(image, dict) for image in images):
+        images = [image and (image["bytes"] or image["path"]) for image in images]
+    counts["missing image"] += sum(image is None for image in images)
+    return images
+
+
+def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, int, int]:
+    """Name, start of the validation days, start of the test days."""
+    about = folder / ABOUT if folder else None
+    if about and about.is_file():
+        name, valid, test = _read_about(about)
+    else:
+        name = folder.resolve().name if folder else str(source)
+        shares = (1 - 2 * TEST_SHARE, 1 - TEST_SHARE)
+        valid, test = (int(np.quantile(log.timestamp, share)) for share in shares)
+    begin, end = log.timestamp[0], log.timestamp[-1]
+    if not (valid <= test and begin < test <= end):
+        where = about or f"{source}/{IMPRESSIONS}, column timestamp"
+        raise DataError(
+            f"{where}: test_start {test} leaves nothing to train on or nothing to test "
+            f"on, or is before valid_start {valid}; choose it in ({begin}, {end}]"
+        )
+    return name, valid, test
+
+
+def _read_about(path: Path) -> tuple[str, int, int]:
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        return facts["name"], int(facts["valid_start"]), int(facts["test_start"])
+    except (ValueError, TypeError, KeyError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        remedy = "give name, valid_start and test_start (unix seconds), or remove it"
+        raise DataError(f"{path}: cannot be used ({problem}); {remedy}") from error

@@ -1,0 +1,121 @@
+"""Pages and batches: who saw what, when, and what that user had watched before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lemur_mini.data.loading import Log
+
+PAD = -1  # row of no document
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P pages of up to S impressions each; rows of documents are PAD where empty."""
+
+    user: Tensor  # (P,)
+    query: Tensor  # (P,) row of the query's text
+    qid: Tensor  # (P,)
+    item: Tensor  # (P, S)
+    label: Tensor  # (P, S) float
+    history: Tensor  # (P, L) watched documents before the session, newest first
+    unique: Tensor  # (U,) distinct documents of the batch
+    inverse: Tensor  # (P, S) place of every item in `unique`, 0 where padded
+
+    @property
+    def mask(self) -> Tensor:
+        """(P, S), True where there is an impression."""
+        return self.item >= 0
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        moved = (
+            getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)
+        )
+        return Batch(*moved)
+
+
+class Pages:
+    """The log cut into pages, in time order of their sessions.
+
+    A page holds up to `size` impressions of one QID. Histories hold what the user
+    watched (label 1) strictly before the first impression of that QID: never the
+    session's own impressions, never later ones."""
+
+    def __init__(self, log: Log, size: int):
+        self.log, self.size = log, size
+        order = np.lexsort((np.arange(len(log.qid)), log.qid))  # by QID, then time
+        qid = log.qid[order]
+        new = np.flatnonzero(np.r_[True, qid[1:] != qid[:-1]])
+        start = log.timestamp[order[new]]  # of the session
+        lengths = np.diff(np.r_[new, len(qid)])
+        chunks = -(-lengths // size)  # pages of every session
+        session = np.repeat(np.arange(len(new)), chunks)
+        part = np.arange(len(session)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
+        place = (new[session] + part * size)[:, None] + np.arange(size)
+        inside = place < (new + lengths)[session][:, None]
+        rows = np.where(inside, order[np.minimum(place, len(order) - 1)], PAD)
+        by_time = np.lexsort((part, session, start[session]))
+        self.rows = rows[by_time]  # (pages, S) rows of the log, PAD where empty
+        self.start = start[session][by_time]  # (pages,) unix seconds
+        head = self.rows[:, 0]
+        self.user, self.qid, self.query = log.user[head], log.qid[head], log.query[head]
+        self._index_history()
+
+    def _index_history(self) -> None:
+        log = self.log
+        watched = np.flatnonzero(log.label == 1)
+        watched = watched[np.argsort(log.user[watched], kind="stable")]  # user, time
+        self.watched = log.item[watched]
+        base = log.timestamp.min()
+        span = log.timestamp.max() - base + 1
+        key = log.user[watched] * span + (log.timestamp[watched] - base)
+        self.begin = np.searchsorted(key, self.user * span)
+        self.end = np.searchsorted(key, self.user * span + (self.start - base))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def between(self, start: int | None, end: int | None) -> np.ndarray:
+        """Indices of the pages whose session begins in [start, end)."""
+        low = 0 if start is None else np.searchsorted(self.start, start)
+        high = len(self) if end is None else np.searchsorted(self.start, end)
+        return np.arange(low, high)
+
+    def history(self, index: np.ndarray, length: int) -> np.ndarray:
+        """(len(index), length) rows of watched documents, newest first, then PAD."""
+        place = self.end[index][:, None] - 1 - np.arange(length)
+        inside = place >= self.begin[index][:, None]
+        if not len(self.watched):
+            return np.full(place.shape, PAD)
+        return np.where(inside, self.watched[np.maximum(place, 0)], PAD)
+
+    def batch(self, index: np.ndarray, length: int) -> Batch:
+        """The pages at these indices, with histories of this length."""
+        rows = self.rows[index]
+        item = np.where(rows >= 0, self.log.item[rows], PAD)
+        label = np.where(rows >= 0, self.log.label[rows], 0).astype(np.float32)
+        unique, inverse = np.unique(item[item >= 0], return_inverse=True)
+        place = np.zeros_like(item)
+        place[item >= 0] = inverse
+        arrays = (
+            self.user[index],
+            self.query[index],
+            self.qid[index],
+            item,
+            label,
+            self.history(index, length),
+            unique,
+            place,
+        )
+        return Batch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+
+    def stream(self, index: np.ndarray, pages: int, length: int) -> Iterator[Batch]:
+        """The pages in the order given, `pages` at a time."""
+        for low in range(0, len(index), pages):
+            yield self.batch(index[low : low + pages], length)

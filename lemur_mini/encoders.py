@@ -1,0 +1,123 @@
+"""Query and document encoders: raw text and pixels to representations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision import models as backbones
+from transformers import AutoModel, BertConfig, BertModel
+
+from lemur_mini.config import Config
+from lemur_mini.data.features import Features, load_pretrained
+
+
+def make_bert(config: Config, vocabulary: int, types: int, layers: int) -> nn.Module:
+    """A bidirectional Transformer of `transformers`, from a configuration alone, or a
+    pretrained one by name."""
+    if config.pretrained:
+        return load_pretrained(AutoModel, config.pretrained)
+    positions = max([limit for _, limit in config.field_tokens] + [config.patches])
+    settings = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=config.hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.feed_forward * config.hidden,
+        max_position_embeddings=max(positions, config.other_field_tokens) + 2,
+        type_vocab_size=types,
+        # BERT's 0.02 suits 768 wide: at 64 it makes what cls hears of the words so
+        # faint that hundreds of steps pass before anything is learnt.
+        initializer_range=config.hidden**-0.5,
+        hidden_dropout_prob=0.0,  # one pass: every sample is seen once
+        attention_probs_dropout_prob=0.0,
+    )
+    return BertModel(settings, add_pooling_layer=False)
+
+
+class QueryEncoder(nn.Module):
+    """q_i = Transformer_q(q_raw) (paper, section 2): the output at cls, projected.
+
+    tokens: (B, Lq), length: (B,). Returns (B, D)."""
+
+    def __init__(self, config: Config, vocabulary: int):
+        super().__init__()
+        self.bert = make_bert(config, vocabulary, 2, config.query_layers)
+        self.norm = nn.LayerNorm(self.bert.config.hidden_size)
+        self.project = nn.Linear(self.bert.config.hidden_size, config.width)
+
+    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:
+        mask = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+        words = self.norm(self.bert.get_input_embeddings()(tokens.long()))
+        out = self.bert(inputs_embeds=words, attention_mask=mask.long())
+        return self.project(out.last_hidden_state[:, 0])
+
+
+class ImageStem(nn.Module):
+    """Pixels (B, 3, H, W) in [0, 255] to patch tokens (B, patches, hidden)."""
+
+    def __init__(self, config: Config, hidden: int):
+        super().__init__()
+        if config.image_stem == "patches":
+            # one linear map a patch keeps raw colour; a second layer finds texture
+            half = config.patch // 2
+            self.net = nn.Sequential(
+                nn.Conv2d(3, hidden, half, half),
+                nn.GELU(),
+                nn.Conv2d(hidden, hidden, 2, 2),
+            )
+        else:
+            backbone = backbones.get_model(config.image_stem, weights=None)
+            self.net = nn.Sequential(*list(backbone.children())[:-2])
+            with torch.no_grad():
+                channels = self.net.eval()(torch.zeros(1, 3, 64, 64)).shape[1]
+            self.net.append(nn.Conv2d(channels, hidden, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.net(pixels.float() / 127.5 - 1).flatten(2).mT
+
+
+class DocumentEncoder(nn.Module):
+    """d_i = Transformer_d(d_raw) (paper, section 2): text fields and the cover's patch
+    tokens in one Transformer, the output at cls projected.
+
+    Types: 0 cls, 1.. the text fields, the last one the image. `encode(rows)` of a
+    batch of catalogue rows (B,) returns (B, D)."""
+
+    def __init__(self, config: Config, vocabulary: int, fields: int):
+        super().__init__()
+        self.bert = make_bert(config, vocabulary, fields + 2, config.document_layers)
+        hidden = self.bert.config.hidden_size
+        self.image_type = fields + 1
+        self.stem = ImageStem(config, hidden)
+        # Both kinds of token are normalised before they meet: else text of a larger
+        # scale drowns the patches, and colour is never learnt.
+        self.norms = nn.ModuleList([nn.LayerNorm(hidden), nn.LayerNorm(hidden)])
+        self.project = nn.Linear(hidden, config.width)
+
+    def forward(self, features: Features, rows: Tensor, longest: int) -> Tensor:
+        """rows: (B,) catalogue rows, none with more than `longest` text tokens."""
+        tokens = features.tokens[rows, :longest].long()
+        words = self.bert.get_input_embeddings()(tokens)  # (B, L, hidden)
+        patches = self.stem(features.images[rows])  # (B, patches, hidden)
+        count = patches.shape[1]
+        place = torch.arange(longest, device=rows.device)
+        text_mask = place < features.length[rows, None]
+        image_mask = features.has_image[rows, None].expand(-1, count)
+        order = torch.arange(count, device=rows.device).expand(len(rows), -1)
+        out = self.bert(
+            inputs_embeds=torch.cat(
+                [self.norms[0](words), self.norms[1](patches)], dim=1
+            ),
+            token_type_ids=torch.cat(
+                [
+                    features.types[rows, :longest].long(),
+                    torch.full_like(order, self.image_type),
+                ],
+                dim=1,
+            ),
+            position_ids=torch.cat(
+                [features.positions[rows, :longest].long(), order], dim=1
+            ),
+            attention_mask=torch.cat([text_mask, image_mask], dim=1).long(),
+        )
+        return self.project(out.last_hidden_state[:, 0])

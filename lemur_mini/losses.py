@@ -1,0 +1,48 @@
+"""The three losses, as pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ctr(logit: Tensor, label: Tensor) -> Tensor:
+    """Mean binary cross-entropy (paper, section 1). logit, label: (B,). A scalar."""
+    return F.binary_cross_entropy_with_logits(logit, label)
+
+
+def sqdc(
+    q: Tensor,
+    d: Tensor,
+    label: Tensor,
+    qid: Tensor,
+    temperature: float,
+    session_mask: bool = True,
+    negatives: str = "all",
+) -> Tensor:
+    """Session-masked query-to-document contrastive loss (paper, section on SQDC), a sum
+    over the positives. q, d: (B, D); label: (B,); qid: (B,). Returns a scalar.
+
+    `negatives="positives"` takes only samples with label 1 as negatives. Without
+    `session_mask` other samples of the same query are negatives too."""
+    positive = label > 0.5
+    cosine = F.normalize(q[positive], dim=-1) @ F.normalize(d, dim=-1).T
+    own = torch.eye(len(d), dtype=torch.bool, device=d.device)[positive]  # (B+, B)
+    keep = torch.ones_like(own)
+    if session_mask:
+        keep = qid[positive, None] != qid[None, :]
+    if negatives == "positives":
+        keep = keep & positive[None, :]
+    score = (temperature * cosine).masked_fill(~(keep | own), -torch.inf)
+    return (score.logsumexp(dim=1) - score[own]).sum()
+
+
+def cic(content: Tensor, identity: Tensor, temperature: float) -> Tensor:
+    """EM3's content-id contrast: document i's content finds its own id embedding among
+    those of the other documents, and back. Both (N, D), one row a distinct document.
+    Returns the mean over documents and both directions."""
+    score = F.normalize(content, dim=-1) @ F.normalize(identity, dim=-1).T
+    target = torch.arange(len(score), device=score.device)
+    there = F.cross_entropy(temperature * score, target)
+    return (there + F.cross_entropy(temperature * score.T, target)) / 2

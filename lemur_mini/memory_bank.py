@@ -1,0 +1,51 @@
+"""The memory bank: the last known representation of every document."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+NEVER = -1
+
+
+class MemoryBank(nn.Module):
+    """A dense table of representations by catalogue row (paper, section 4).
+
+    Nothing in here carries a gradient. `vectors`: (N, D); `written`: (N,), the step
+    of the last write, NEVER before the first. Rows below 0 mean padding."""
+
+    def __init__(self, documents: int, width: int):
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(documents, width))
+        self.register_buffer("written", torch.full((documents,), NEVER))
+
+    @torch.no_grad()
+    def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """rows: any shape. Returns vectors (..., D), 0 on a miss, and found (...)."""
+        index = rows.clamp(min=0)
+        found = (rows >= 0) & (self.written[index] > NEVER)
+        return self.vectors[index] * found[..., None], found
+
+    @torch.no_grad()
+    def write(self, rows: Tensor, vectors: Tensor, step: int) -> None:
+        """Replace the vectors of distinct rows (M,) by (M, D) at a training step."""
+        self.vectors.index_copy_(0, rows, vectors.detach().to(self.vectors.dtype))
+        self.written.index_fill_(0, rows, step)
+
+    def age(self, rows: Tensor, step: int) -> Tensor:
+        """Steps since the last write, for rows that were written."""
+        written = self.written[rows]
+        return (step - written)[written > NEVER]
+
+    def coverage(self, rows: Tensor) -> float:
+        """Share of the rows (padding left out) that the bank holds."""
+        rows = rows[rows >= 0]
+        return (self.written[rows] > NEVER).float().mean().item()
+
+    def grow(self, documents: int) -> None:
+        """Make room for a catalogue of this many documents; what is known stays."""
+        more = documents - len(self.vectors)
+        if more > 0:
+            zeros = self.vectors.new_zeros(more, self.vectors.shape[1])
+            self.vectors = torch.cat([self.vectors, zeros])
+            self.written = torch.cat([self.written, self.written.new_full((more,), -1)])

@@ -1,0 +1,247 @@
+"""Lemur assembles the parts: one batch's way from pages to losses."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lemur_mini import losses
+from lemur_mini.config import Config
+from lemur_mini.data.features import Features
+from lemur_mini.data.pages import Batch
+from lemur_mini.encoders import DocumentEncoder, QueryEncoder
+from lemur_mini.longer import Longer
+from lemur_mini.memory_bank import MemoryBank
+from lemur_mini.ranker import RANKERS
+from lemur_mini.sequence import Decoder, SimilarityModule, most_similar
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the data says of the model's tables."""
+
+    users: int
+    documents: int
+    queries: int
+    vocabulary: int
+    fields: int
+    feed: bool = False  # sessions without queries: the last watched item is the anchor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars of one batch; `total` is what is minimised."""
+
+    total: Tensor
+    ctr: Tensor
+    sqdc: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one training step does beyond its batch."""
+
+    step: int
+    order: Tensor  # (U,) random in [0, 1), decides which documents are encoded
+    forward_share: float = 1.0  # p
+    backward_share: float = 1.0  # q
+    sqdc_weight: float = 0.0  # lambda
+
+
+class Lemur(nn.Module):
+    """The ranker over ids and, where a feature group asks for it, over content.
+
+    Which parts exist follows from `config.groups`; the baseline is Lemur without the
+    content groups. Rows of documents below 0 are padding everywhere."""
+
+    def __init__(self, config: Config, sizes: Sizes):
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        e, d, heads = config.id_width, config.width, config.heads
+        # row 0 is for the unknown; a small start keeps the unseen near zero
+        self.ids = nn.ModuleDict(
+            {
+                name: nn.Embedding(count + 1, e)
+                for name, count in (
+                    ("user", sizes.users),
+                    ("item", sizes.documents),
+                    ("query", sizes.queries),
+                )
+            }
+        )
+        for table in self.ids.values():
+            nn.init.normal_(table.weight, std=0.05)
+        widths = {"user": e, "item": e, "query": e, "longer": config.token_width}
+        if "longer" in config.groups:
+            self.longer = Longer(e, config.token_width, heads, config)
+        if config.has_content:
+            self.document_encoder = DocumentEncoder(
+                config, sizes.vocabulary, sizes.fields
+            )
+            if not sizes.feed:
+                self.query_encoder = QueryEncoder(config, sizes.vocabulary)
+            self.bank = MemoryBank(sizes.documents, d)
+            self.ask = nn.Linear(3 * d + 2 * e, d)
+            linear = config.contrast_head
+            self.head_q = nn.Linear(d, d) if linear else nn.Identity()
+            self.head_d = nn.Linear(d, d) if linear else nn.Identity()
+            if config.cic_weight:
+                self.to_identity = nn.Linear(d, e)
+            sort = config.similarity_sorted
+            self.similarity = SimilarityModule(sort)
+            values = (1 + sort) * (config.history_long + config.history_short)
+            widths |= {"content": 3 * d, "long": d, "short": d, "similarity": values}
+        for name in {"long", "short"} & set(config.groups):
+            layers, literal = config.decoder_layers, config.decoder_literal
+            self.add_module(name, Decoder(d, heads, layers, literal))
+        self.ranker = RANKERS[config.ranker](
+            {g: widths[g] for g in config.groups}, config
+        )
+
+    # --- representations -------------------------------------------------------------
+
+    def encode(self, features: Features, rows: Tensor) -> Tensor:
+        """Fresh representations of documents. rows: (B,). Returns (B, D)."""
+        length = features.length[rows]
+        order = length.argsort()  # like lengths together: little padding to compute
+        parts = [
+            self.document_encoder(features, part, int(features.length[part[-1]]))
+            for part in rows[order].split(self.config.encode_chunk)
+        ]
+        return torch.cat(parts)[order.argsort()]
+
+    def refresh(self, batch: Batch, features: Features, plan: Plan) -> Tensor:
+        """Encode a share p of the batch's distinct documents, q of them with gradient,
+        read the rest from the bank, write what is fresh (paper, section 4).
+
+        Documents that the bank lacks come first and always go forward. # our choice:
+        shares are counts, drawn without replacement, not a coin toss per document.
+        Returns (U, D)."""
+        rows = batch.unique
+        known, found = self.bank.read(rows)
+        queue = torch.argsort(plan.order + found)  # unseen first, then at random
+        missing = int((~found).sum())
+        forward = max(math.ceil(plan.forward_share * len(rows)), missing)
+        backward = min(math.ceil(plan.backward_share * len(rows)), forward)
+        vectors = known.index_copy(
+            0, queue[:backward], self.encode(features, rows[queue[:backward]])
+        )
+        if forward > backward:
+            rest = queue[backward:forward]
+            with torch.no_grad():
+                fresh = self.encode(features, rows[rest])
+            vectors = vectors.index_copy(0, rest, fresh)
+        self.bank.write(rows[queue[:forward]], vectors[queue[:forward]], plan.step)
+        return vectors
+
+    @torch.no_grad()
+    def publish(self, features: Features, rows: Tensor, step: int = 0) -> int:
+        """Write a vector for every document that the bank lacks, as at upload time.
+        Returns how many there were."""
+        rows = rows[~self.bank.read(rows)[1]]
+        for part in rows.split(512):
+            self.bank.write(part, self.encode(features, part), step)
+        return len(rows)
+
+    def anchors(self, batch: Batch, features: Features) -> tuple[Tensor, Tensor]:
+        """Query representations (P, D) and whether there is one (P,).
+
+        In a feed: the bank's vector of the last watched document."""
+        if self.sizes.feed:
+            return self.bank.read(batch.history[:, 0])
+        distinct, inverse = torch.unique(batch.query, return_inverse=True)
+        vectors = self.query_encoder(
+            features.query_tokens[distinct], features.query_length[distinct]
+        )
+        return vectors[inverse], torch.ones_like(batch.query, dtype=torch.bool)
+
+    # --- ranking ---------------------------------------------------------------------
+
+    def rank(self, batch: Batch, query: Tensor | None, target: Tensor | None) -> Tensor:
+        """Logits (P, S). query: (P, D), target: (P, S, D); None for the id baseline."""
+        p, s = batch.item.shape
+        user = self.ids["user"](batch.user + 1)  # (P, E)
+        item = self.ids["item"](batch.item + 1)  # (P, S, E)
+        words = self.ids["query"](batch.query + 1)
+        features = {"user": user[:, None], "item": item, "query": words[:, None]}
+        if "longer" in self.config.groups:
+            watched = self.ids["item"](batch.history + 1)  # (P, L, E)
+            mask = batch.history >= 0
+            features["longer"] = self.longer(item, user, watched, mask)
+        if self.config.has_content:
+            features |= self.content(batch, query, target, user, item)
+        flat = {
+            g: features[g].expand(p, s, -1).flatten(0, 1) for g in self.config.groups
+        }  # (P * S, F)
+        return self.ranker(flat).view(p, s)
+
+    def content(
+        self, batch: Batch, query: Tensor, target: Tensor, user: Tensor, item: Tensor
+    ) -> dict[str, Tensor]:
+        """The feature groups made of representations, each (P, S, F)."""
+        groups, k = self.config.groups, self.config.history_short
+        if self.config.stop_gradient:
+            query, target = query.detach(), target.detach()
+        asked = query[:, None].expand_as(target)  # (P, S, D)
+        product = F.normalize(self.head_q(asked), dim=-1) * F.normalize(self.head_d(target), dim=-1)
+        out = {
+            "content": torch.cat([asked, target, product * target.shape[-1]], dim=-1)
+        }
+        long, found = self.bank.read(batch.history)  # (P, L, D)
+        short, near = most_similar(query.detach(), long, found, k)  # (P, k, D)
+        person = user[:, None].expand_as(item)
+        ask = self.ask(torch.cat([out["content"], person, item], dim=-1))
+        if "long" in groups:
+            out["long"] = self.long(ask, long, found)
+        if "short" in groups:
+            out["short"] = self.short(ask, short, near)
+        if "similarity" in groups:
+            pair = ((long, found), (short, near))
+            out["similarity"] = torch.cat(
+                [self.similarity(target, *which) for which in pair], dim=-1
+            )
+        return out
+
+    def forward(self, batch: Batch, features: Features) -> Tensor:
+        """Serving: logits (P, S) from the bank alone; no document is encoded."""
+        if not self.config.has_content:
+            return self.rank(batch, None, None)
+        query, _ = self.anchors(batch, features)
+        return self.rank(batch, query, self.bank.read(batch.item)[0])
+
+    def losses(self, batch: Batch, features: Features, plan: Plan) -> Losses:
+        """One training step's losses: encode, write, read, rank (the paper's order)."""
+        config, mask = self.config, batch.mask
+        query = target = None
+        contrast = torch.zeros((), device=batch.item.device)
+        if config.has_content:
+            vectors = self.refresh(batch, features, plan)
+            query, there = self.anchors(batch, features)
+            target = vectors[batch.inverse] * mask[..., None]  # (P, S, D)
+            use = mask & there[:, None]
+            contrast = (
+                losses.sqdc(
+                    query[:, None].expand_as(target)[use],
+                    target[use],
+                    batch.label[use],
+                    batch.qid[:, None].expand_as(mask)[use],
+                    config.temperature,
+                    config.session_mask,
+                    config.sqdc_negatives,
+                )
+                / mask.sum()
+            )  # our choice: per impression, so lambda is free of the batch
+        click = losses.ctr(self.rank(batch, query, target)[mask], batch.label[mask])
+        total = click + plan.sqdc_weight * contrast
+        if config.experts:
+            total = total + config.expert_l1 * self.ranker.penalty()
+        if config.cic_weight:
+            identity = self.ids["item"](batch.unique + 1)
+            total = total + config.cic_weight * losses.cic(
+                self.to_identity(vectors), identity, config.temperature
+            )
+        return Losses(total, click.detach(), contrast.detach())

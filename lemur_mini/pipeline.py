@@ -1,0 +1,138 @@
+"""From a data set to trained and evaluated models: what every command shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lemur_mini import checkpoints
+from lemur_mini.config import Config
+from lemur_mini.data import (
+    Dataset,
+    Features,
+    Pages,
+    load,
+    make_features,
+    make_tokenizer,
+)
+from lemur_mini.data.loading import checksum
+from lemur_mini.evaluation import auc, evaluate, qauc, slices
+from lemur_mini.model import Sizes
+from lemur_mini.training import Run, make_model, predict, train
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set with all that models need of it, made once."""
+
+    dataset: Dataset
+    tokenizer: PreTrainedTokenizerFast
+    features: Features
+    pages: Pages
+    sizes: Sizes
+    checksum: str
+
+
+def prepare(source: str | Path, config: Config, device: torch.device) -> Prepared:
+    """Load, validate and tensorise a data set."""
+    dataset = load(source)
+    tokenizer = make_tokenizer(dataset, config)
+    sizes = Sizes(
+        users=len(dataset.users),
+        documents=len(dataset.items),
+        queries=len(dataset.queries),
+        vocabulary=len(tokenizer),
+        fields=len(dataset.texts),
+        feed=dataset.is_feed,
+    )
+    return Prepared(
+        dataset=dataset,
+        tokenizer=tokenizer,
+        features=make_features(dataset, config, tokenizer).to(device),
+        pages=Pages(dataset.log, config.page),
+        sizes=sizes,
+        checksum=checksum(dataset),
+    )
+
+
+def fit(
+    prepared: Prepared,
+    config: Config,
+    seed: int,
+    until: int,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    title: str = "training",
+) -> Run:
+    """Train one model, one pass over all sessions before `until` (unix seconds), then
+    give every document that the bank still lacks its vector, as at upload time."""
+    pages, features = prepared.pages, prepared.features
+    index = pages.between(None, until)
+    device = features.tokens.device
+    model = make_model(config, prepared.sizes, seed, device)
+    run = Run(model, features, seed, total=-(-len(index) // config.pages))
+    if resume and checkpoint.is_file():
+        run = checkpoints.resume(checkpoint, run, prepared.checksum)
+    save = None
+    if checkpoint is not None:
+
+        def save(run: Run) -> None:
+            checkpoints.save(run, checkpoint, prepared.checksum)
+
+    train(run, pages, index, save, title)
+    if config.has_content:
+        model.eval().publish(
+            features, torch.arange(prepared.sizes.documents, device=device)
+        )
+    if save:
+        save(run)
+    return run
+
+
+def test(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:
+    """Evaluate a trained model on all sessions that begin in [start, end)."""
+    log, pages = prepared.dataset.log, prepared.pages
+    index = pages.between(start, end)
+    rows, score = predict(run.model, prepared.features, pages, index)
+    seen = pages.rows[pages.between(None, start)]
+    seen = seen[seen >= 0]
+    parts = slices(
+        log.item[seen],
+        log.user[seen],
+        log.item[rows],
+        log.user[rows],
+        prepared.sizes.documents,
+        prepared.sizes.users,
+    )
+    return evaluate(log.label[rows], score, log.qid[rows], parts)
+
+
+def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
+    """AUC and QAUC of the true probabilities, the best that any model could reach;
+    None where the truth is not known."""
+    if prepared.dataset.truth is None:
+        return None
+    rows = prepared.pages.rows[prepared.pages.between(start, end)]
+    rows = rows[rows >= 0]
+    label, truth = prepared.dataset.log.label[rows], prepared.dataset.truth[rows]
+    return {
+        "auc": auc(label, truth),
+        "qauc": qauc(label, truth, prepared.dataset.log.qid[rows]),
+    }
+
+
+def gap_closed(baseline: float, lemur: float, best: float) -> float:
+    """Share of the way from the baseline to the ceiling that LEMUR goes."""
+    return (lemur - baseline) / (best - baseline)
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half width of the 95 % t interval over seeds."""
+    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 1.96)
+    return float(np.mean(values)), float(
+        t * np.std(values, ddof=1) / len(values) ** 0.5
+    )

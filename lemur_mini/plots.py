@@ -1,0 +1,157 @@
+"""The house style of figures, and the figure of the main command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, safe for colour-blind readers
+COLOURS = {
+    "baseline": "#999999",
+    "lemur": "#0072B2",
+    "ceiling": "#009E73",
+    "accent": "#D55E00",
+    "second": "#E69F00",
+    "third": "#CC79A7",
+}
+STYLE = {
+    "figure.figsize": (8, 3.6),
+    "figure.dpi": 110,
+    "figure.facecolor": "white",  # legible on dark pages too
+    "savefig.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+NAMES = {"rankmixer_longer": "RankMixer + LONGER (ids)", "lemur": "LEMUR"}
+
+
+def house_style() -> None:
+    """Use the course's look for all figures of this process."""
+    matplotlib.rcParams.update(STYLE)
+
+
+def report_figure(report: dict, bank_log: list[dict]) -> Figure:
+    """Both models beside the ceiling, and the health of the bank through training."""
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+        _bars(left, report)
+        _health(right, bank_log)
+    return figure
+
+
+def _bars(axes, report: dict) -> None:
+    models = report["models"]
+    for place, (name, colour) in enumerate(
+        (("rankmixer_longer", "baseline"), ("lemur", "lemur"))
+    ):
+        values = [models[name]["auc"], models[name]["qauc"], models[name]["cold_auc"]]
+        spans = [models[name]["intervals"].get(m) for m in ("auc", "qauc")]
+        at = [x + 0.38 * (place - 0.5) for x in range(3)]
+        axes.bar(at, values, 0.36, color=COLOURS[colour], label=NAMES[name])
+        for x, value, span in zip(at, values, [*spans, None], strict=True):
+            if span:
+                error = [[value - span[0]], [span[1] - value]]
+                axes.errorbar(x, value, error, color="black", capsize=3, lw=1)
+            axes.text(x, value + 0.012, f"{value:.3f}", ha="center", fontsize=8)
+    if best := report["ceiling"]:
+        for x, value in enumerate((best["auc"], best["qauc"])):
+            label = "ceiling" if x == 0 else None
+            axes.hlines(
+                value, x - 0.4, x + 0.4, COLOURS["ceiling"], "dashed", label=label
+            )
+    axes.set_xticks(range(3), ["AUC", "QAUC", "AUC, cold\ndocuments"])
+    axes.set_ylim(0.45, 1.0)
+    axes.set_ylabel("test days")
+    axes.set_title(_finding(models))
+    axes.legend(fontsize=8, loc="upper right")
+
+
+def _finding(models: dict) -> str:
+    gain = models["lemur"]["qauc"] - models["rankmixer_longer"]["qauc"]
+    verb = "adds" if gain > 0 else "loses"
+    return f"LEMUR {verb} {abs(gain):.3f} QAUC to the id baseline"
+
+
+def _health(axes, log: list[dict]) -> None:
+    series = {
+        "cached_cosine": ("cos(cached, current)", "lemur"),
+        "coverage_target": ("coverage of targets", "accent"),
+        "coverage_history": ("coverage of histories", "second"),
+    }
+    for key, (label, colour) in series.items():
+        points = [(r["step"], r[key]) for r in log if r.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=COLOURS[colour])
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("step")
+    axes.set_title("The bank fills, and its vectors settle")
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure and close it."""
+    figure.savefig(path, format=path.suffix[1:] if path.suffix != ".part" else "png")
+    plt.close(figure)
+
+
+BOXES = {  # name: (x, y, text, colour)
+    "page": (0.0, 1.0, "page\nquery, 8 documents\nuser, clicks", "baseline"),
+    "encode": (2.1, 1.6, "encode\ntext + cover\n2 Transformers", "lemur"),
+    "bank": (4.2, 1.6, "memory bank\nwrite fresh,\nthen read", "second"),
+    "ids": (2.1, 0.2, "ids\nuser, item, query\n+ LONGER", "baseline"),
+    "history": (6.3, 1.6, "history vectors\ndecoder +\nsimilarities", "second"),
+    "ranker": (6.3, 0.2, "feature tokens\nRankMixer\nlogit", "ceiling"),
+    "ctr": (8.4, 0.2, "CTR loss", "accent"),
+    "sqdc": (4.2, 2.9, "SQDC loss\nquery meets\ndocument", "accent"),
+}
+ARROWS = (
+    ("page", "encode", "once\neach"),
+    ("page", "ids", ""),
+    ("encode", "bank", "p, q"),
+    ("encode", "sqdc", ""),
+    ("bank", "history", "no\ngradient"),
+    ("history", "ranker", ""),
+    ("ids", "ranker", ""),
+    ("encode", "ranker", "gradient"),
+    ("ranker", "ctr", ""),
+)
+
+
+def system_figure() -> Figure:
+    """The way of one batch, the picture that `Lemur.losses` follows."""
+    width, height = 1.5, 0.85
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(10, 4.2))
+        for x, y, text, colour in BOXES.values():
+            patch = plt.Rectangle(
+                (x, y), width, height, color=COLOURS[colour], alpha=0.3
+            )
+            axes.add_patch(patch)
+            place = (x + width / 2, y + height / 2)
+            axes.text(*place, text, ha="center", va="center", fontsize=9)
+        for start, end, text in ARROWS:
+            (a, b), (c, d) = (BOXES[name][:2] for name in (start, end))
+            if a == c:
+                tail, head = (
+                    (a + width / 2, b + height * (d > b)),
+                    (c + width / 2, d + height * (b > d)),
+                )
+            else:
+                tail, head = (a + width, b + height / 2), (c, d + height / 2)
+            axes.annotate(
+                "", head, tail, arrowprops={"arrowstyle": "->", "color": "0.3"}
+            )
+            middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2 + 0.08)
+            axes.text(*middle, text, ha="center", va="bottom", fontsize=8, color="0.3")
+        axes.set_xlim(-0.1, 10)
+        axes.set_ylim(0, 3.9)
+        axes.axis("off")
+        axes.set_title("One batch: encode once, write the bank, read histories, rank")
+    return figure

@@ -1,0 +1,65 @@
+"""python -m lemur_mini.search: choose hyper-parameters on the validation days.
+
+Every trial trains before the validation days and is scored on them; test days are never
+read. Baseline and LEMUR get the same number of trials. Finished trials are kept, so
+the search goes on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from lemur_mini import pipeline
+from lemur_mini.checkpoints import write_atomically
+from lemur_mini.config import BASELINE, CLASSROOM
+from lemur_mini.training import choose_device
+
+RESULT = Path("data/results/search.json")
+TRIALS = {
+    "rankmixer_longer": [
+        {"groups": BASELINE, "learning_rate": rate, "id_width": width}
+        for width in (32, 64)
+        for rate in (5e-4, 1e-3, 2e-3, 4e-3)
+    ],
+    "lemur": [],
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the trials that the result file does not hold yet."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="data")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--models", nargs="+", default=list(TRIALS), choices=TRIALS)
+    options = parser.parse_args(arguments)
+    prepared = pipeline.prepare(options.data, CLASSROOM, choose_device(options.device))
+    for model in options.models:
+        for changes in TRIALS[model]:
+            done = json.loads(options.out.read_text()) if options.out.is_file() else []
+            key = {
+                "model": model,
+                "seed": options.seed,
+                "changes": json.loads(json.dumps(changes)),
+            }
+            if any(all(row[k] == key[k] for k in key) for row in done):
+                continue
+            row = key | trial(prepared, changes, options.seed)
+            text = json.dumps([*done, row], indent=1) + "\n"
+            write_atomically(options.out, lambda part, text=text: part.write_text(text))
+            print(f"{row['qauc']:.4f} {model} {changes}")
+
+
+def trial(prepared: pipeline.Prepared, changes: dict, seed: int) -> dict:
+    """Train on the days before validation, score the validation days."""
+    dataset = prepared.dataset
+    run = pipeline.fit(prepared, CLASSROOM.but(**changes), seed, dataset.valid_start)
+    result = pipeline.test(prepared, run, dataset.valid_start, dataset.test_start)
+    kept = {k: result[k] for k in ("auc", "qauc", "log_loss", "cold_auc")}
+    return kept | {"data": prepared.checksum, "train_seconds": round(run.seconds)}
+
+
+if __name__ == "__main__":
+    main()

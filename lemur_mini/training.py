@@ -1,0 +1,182 @@
+"""The one-pass stream: schedule, sampling, logs, checkpoints, prediction."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lemur_mini.config import Config
+from lemur_mini.data import Batch, Features, Pages
+from lemur_mini.model import Lemur, Plan, Sizes
+
+LOG_EVERY = 20  # steps
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` takes cuda, then mps, then cpu."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def make_model(config: Config, sizes: Sizes, seed: int, device: torch.device) -> Lemur:
+    """A model whose first weights follow from the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Lemur(config, sizes).to(device)
+
+
+@dataclass
+class Run:
+    """A training in progress: all that a checkpoint has to hold."""
+
+    model: Lemur
+    features: Features
+    seed: int
+    total: int  # steps
+    step: int = 0
+    seconds: float = 0.0  # of training
+    log: list[dict] = field(default_factory=list)
+
+    def __post_init__(self):
+        decayed = [p for p in self.model.parameters() if p.dim() > 1]
+        plain = [p for p in self.model.parameters() if p.dim() <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": self.config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+    @property
+    def config(self) -> Config:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.tokens.device
+
+
+def rate(config: Config, step: int, total: int) -> float:
+    """Learning rate at a step: linear warm-up, then linear decay to zero."""
+    warm = max(1, round(config.warm_up * total))
+    factor = min((step + 1) / warm, (total - step) / max(1, total - warm))
+    return config.learning_rate * factor
+
+
+def plan(run: Run, batch: Batch) -> Plan:
+    """What this step samples and how much the contrast weighs. Follows from seed and
+    step alone, so that a resumed run does what the uninterrupted one would."""
+    config, done = run.config, run.step / run.total
+    sampling = done >= config.sampling_from
+    chance = np.random.default_rng((run.seed, run.step)).random(len(batch.unique))
+    fade = max(0.0, 1 - done / config.sqdc_fade) if config.sqdc_fade else 0.0
+    return Plan(
+        step=run.step,
+        order=torch.from_numpy(chance).float().to(run.device),
+        forward_share=config.forward_share if sampling else 1.0,
+        backward_share=config.backward_share if sampling else 1.0,
+        sqdc_weight=config.sqdc_weight + fade * config.sqdc_extra,
+    )
+
+
+def train_step(run: Run, batch: Batch) -> dict | None:
+    """One step of the optimiser. Returns what is worth logging, every LOG_EVERY."""
+    config, step = run.config, run.step
+    batch = batch.to(run.device)
+    watch = config.has_content and step % LOG_EVERY == 0
+    before = run.model.bank.read(batch.unique) if watch else None
+    age = run.model.bank.age(batch.unique, step) if watch else None
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate(config, step, run.total)
+    with autocast(config, run.device):
+        losses = run.model.losses(batch, run.features, plan(run, batch))
+    run.optimizer.zero_grad(set_to_none=True)
+    losses.total.backward()
+    torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    run.optimizer.step()
+    run.step += 1
+    if step % LOG_EVERY:
+        return None
+    record = {"step": step, "ctr": losses.ctr.item(), "sqdc": losses.sqdc.item()}
+    return record | (health(run.model, batch, before, age) if watch else {})
+
+
+def health(model: Lemur, batch: Batch, before: tuple, age: Tensor) -> dict:
+    """How well the bank does: cached against current vectors, coverage, age."""
+    old, found = before
+    new, _ = model.bank.read(batch.unique)
+    cosine = F.cosine_similarity(old[found], new[found], dim=-1)
+    covered = found.float().mean()
+    return {
+        "cached_cosine": cosine.mean().item() if len(cosine) else None,
+        "coverage_target": covered.item(),
+        "coverage_history": model.bank.coverage(batch.history),
+        "age": age.float().mean().item() if len(age) else None,
+    }
+
+
+def autocast(config: Config, device: torch.device):
+    """bf16 autocast where the configuration asks for it."""
+    if config.precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def train(
+    run: Run,
+    pages: Pages,
+    index: np.ndarray,
+    save: Callable[[Run], None] | None = None,
+    title: str = "training",
+) -> Run:
+    """Train on the pages at `index`, in that order, each once; go on where `run` is.
+
+    `save(run)` is called every `checkpoint_every` steps."""
+    config, began = run.config, time.perf_counter() - run.seconds
+    index = index[run.step * config.pages :]
+    run.model.train()
+    stream = pages.stream(index, config.pages, config.history_long)
+    bar = tqdm(stream, title, run.total, initial=run.step, unit="step", mininterval=1)
+    for batch in bar:
+        record = train_step(run, batch)
+        run.seconds = time.perf_counter() - began
+        if record:
+            if not math.isfinite(record["ctr"]):
+                raise FloatingPointError(
+                    f"the loss is not finite at step {run.step}; lower learning_rate"
+                )
+            run.log.append(record)
+            bar.set_postfix(loss=f"{record['ctr']:.3f}", refresh=False)
+        if save and run.step % config.checkpoint_every == 0:
+            save(run)
+    return run
+
+
+@torch.no_grad()
+def predict(
+    model: Lemur, features: Features, pages: Pages, index: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score the pages at `index` from the bank alone.
+
+    Returns rows of the log (B,) and watch probabilities (B,)."""
+    config, device = model.config, features.tokens.device
+    model.eval()
+    scores, rows = [], pages.rows[index]
+    for batch in pages.stream(index, 4 * config.pages, config.history_long):
+        batch = batch.to(device)
+        with autocast(config, device):
+            logit = model(batch, features)
+        scores.append(torch.sigmoid(logit.float()).cpu().numpy())
+    inside = rows >= 0
+    return rows[inside], np.concatenate(scores)[inside]
