@@ -72,7 +72,7 @@ class Config:
     decoder_literal: bool = False
     similarity_sorted: bool = True
     # ranker (section 6)
-    id_width: int = 32
+    id_width: int = 64
     token_width: int = 64
     ranker_layers: int = 2
     ranker_expansion: int = 2
@@ -83,10 +83,7 @@ class Config:
     longer_inner: bool = False
     mlp: tuple[int, ...] = (256, 128)
     # losses (section 3)
-    sqdc_weight: float = 0.01  # lambda
-    contrast_head: bool = False
-    sqdc_extra: float = 0.0  # added to lambda at the start, fading linearly to zero
-    sqdc_fade: float = 0.3  # share of the steps until then
+    sqdc_weight: float = 0.02  # lambda
     temperature: float = 10.0  # T, a multiplier
     session_mask: bool = True
     sqdc_negatives: str = "all"  # or "positives"
@@ -105,6 +102,15 @@ class Config:
     clip: float = 1.0
     precision: str = "fp32"
     checkpoint_every: int = 200  # steps
+
+    def __post_init__(self):
+        if self.history_long % self.longer_merge:
+            raise ValueError(
+                f"history_long {self.history_long} is no multiple of longer_merge "
+                f"{self.longer_merge}; LONGER merges whole groups"
+            )
+        if self.cic_weight and not self.has_content:
+            raise ValueError("cic_weight needs a content group; add one or set it to 0")
 
     @property
     def patches(self) -> int:
@@ -134,7 +140,6 @@ GPU = CLASSROOM.but(
     history_long=1000,
     history_short=50,
     pages=256,
-    id_width=64,
     token_width=128,
     precision="bf16",
 )

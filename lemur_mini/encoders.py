@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchvision import models as backbones
@@ -15,7 +17,9 @@ def make_bert(config: Config, vocabulary: int, types: int, layers: int) -> nn.Mo
     """A bidirectional Transformer of `transformers`, from a configuration alone, or a
     pretrained one by name."""
     if config.pretrained:
-        return load_pretrained(AutoModel, config.pretrained)
+        bert = load_pretrained(AutoModel, config.pretrained)
+        bert.embeddings.token_type_embeddings = small(types, bert.config.hidden_size)
+        return bert
     positions = max([limit for _, limit in config.field_tokens] + [config.patches])
     settings = BertConfig(
         vocab_size=vocabulary,
@@ -31,7 +35,22 @@ def make_bert(config: Config, vocabulary: int, types: int, layers: int) -> nn.Mo
         hidden_dropout_prob=0.0,  # one pass: every sample is seen once
         attention_probs_dropout_prob=0.0,
     )
-    return BertModel(settings, add_pooling_layer=False)
+    bert = BertModel(settings, add_pooling_layer=False)
+    parts = bert.embeddings
+    for table in (
+        parts.word_embeddings,
+        parts.position_embeddings,
+        parts.token_type_embeddings,
+    ):  # small: words then move fast, and place and type do not drown them
+        nn.init.normal_(table.weight, std=0.02)
+    return bert
+
+
+def small(rows: int, width: int) -> nn.Embedding:
+    """An embedding of scale 0.02."""
+    table = nn.Embedding(rows, width)
+    nn.init.normal_(table.weight, std=0.02)
+    return table
 
 
 class QueryEncoder(nn.Module):
@@ -66,7 +85,10 @@ class ImageStem(nn.Module):
                 nn.Conv2d(hidden, hidden, 2, 2),
             )
         else:
-            backbone = backbones.get_model(config.image_stem, weights=None)
+            # a norm per image: one document's cover must not reach into another's
+            backbone = backbones.get_model(
+                config.image_stem, weights=None, norm_layer=partial(nn.GroupNorm, 1)
+            )
             self.net = nn.Sequential(*list(backbone.children())[:-2])
             with torch.no_grad():
                 channels = self.net.eval()(torch.zeros(1, 3, 64, 64)).shape[1]

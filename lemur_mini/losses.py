@@ -12,6 +12,14 @@ def ctr(logit: Tensor, label: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logit, label)
 
 
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """cos of every row of a (A, D) with every row of b (B, D), in fp32 or better also
+    under autocast: a large T makes bf16's rounding visible. Returns (A, B)."""
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (a, b))
+        return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+
+
 def sqdc(
     q: Tensor,
     d: Tensor,
@@ -27,7 +35,7 @@ def sqdc(
     `negatives="positives"` takes only samples with label 1 as negatives. Without
     `session_mask` other samples of the same query are negatives too."""
     positive = label > 0.5
-    cosine = F.normalize(q[positive], dim=-1) @ F.normalize(d, dim=-1).T
+    cosine = cosines(q[positive], d)  # (B+, B)
     own = torch.eye(len(d), dtype=torch.bool, device=d.device)[positive]  # (B+, B)
     keep = torch.ones_like(own)
     if session_mask:
@@ -42,7 +50,7 @@ def cic(content: Tensor, identity: Tensor, temperature: float) -> Tensor:
     """EM3's content-id contrast: document i's content finds its own id embedding among
     those of the other documents, and back. Both (N, D), one row a distinct document.
     Returns the mean over documents and both directions."""
-    score = F.normalize(content, dim=-1) @ F.normalize(identity, dim=-1).T
+    score = cosines(content, identity)
     target = torch.arange(len(score), device=score.device)
     there = F.cross_entropy(temperature * score, target)
     return (there + F.cross_entropy(temperature * score.T, target)) / 2

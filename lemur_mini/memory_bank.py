@@ -34,12 +34,14 @@ class MemoryBank(nn.Module):
 
     def age(self, rows: Tensor, step: int) -> Tensor:
         """Steps since the last write, for rows that were written."""
-        written = self.written[rows]
+        written = self.written[rows[rows >= 0]]
         return (step - written)[written > NEVER]
 
-    def coverage(self, rows: Tensor) -> float:
-        """Share of the rows (padding left out) that the bank holds."""
+    def coverage(self, rows: Tensor) -> float | None:
+        """Share of the rows that the bank holds, without padding; None of none."""
         rows = rows[rows >= 0]
+        if not len(rows):
+            return None
         return (self.written[rows] > NEVER).float().mean().item()
 
     def grow(self, documents: int) -> None:

@@ -86,16 +86,15 @@ class Lemur(nn.Module):
                 self.query_encoder = QueryEncoder(config, sizes.vocabulary)
             self.bank = MemoryBank(sizes.documents, d)
             self.ask = nn.Linear(3 * d + 2 * e, d)
-            linear = config.contrast_head
-            self.head_q = nn.Linear(d, d) if linear else nn.Identity()
-            self.head_d = nn.Linear(d, d) if linear else nn.Identity()
             if config.cic_weight:
                 self.to_identity = nn.Linear(d, e)
             sort = config.similarity_sorted
             self.similarity = SimilarityModule(sort)
             values = (1 + sort) * (config.history_long + config.history_short)
             widths |= {"content": 3 * d, "long": d, "short": d, "similarity": values}
-        for name in {"long", "short"} & set(config.groups):
+        for name in ("long", "short"):
+            if name not in config.groups:
+                continue
             layers, literal = config.decoder_layers, config.decoder_literal
             self.add_module(name, Decoder(d, heads, layers, literal))
         self.ranker = RANKERS[config.ranker](
@@ -106,6 +105,8 @@ class Lemur(nn.Module):
 
     def encode(self, features: Features, rows: Tensor) -> Tensor:
         """Fresh representations of documents. rows: (B,). Returns (B, D)."""
+        if not len(rows):
+            return self.bank.vectors.new_zeros(0, self.config.width)
         length = features.length[rows]
         order = length.argsort()  # like lengths together: little padding to compute
         parts = [
@@ -127,14 +128,14 @@ class Lemur(nn.Module):
         missing = int((~found).sum())
         forward = max(math.ceil(plan.forward_share * len(rows)), missing)
         backward = min(math.ceil(plan.backward_share * len(rows)), forward)
-        vectors = known.index_copy(
-            0, queue[:backward], self.encode(features, rows[queue[:backward]])
-        )
+        learns = queue[:backward]
+        fresh = self.encode(features, rows[learns])  # bf16 on a GPU, the bank fp32
+        vectors = known.index_copy(0, learns, fresh.to(known.dtype))
         if forward > backward:
             rest = queue[backward:forward]
             with torch.no_grad():
                 fresh = self.encode(features, rows[rest])
-            vectors = vectors.index_copy(0, rest, fresh)
+            vectors = vectors.index_copy(0, rest, fresh.to(known.dtype))
         self.bank.write(rows[queue[:forward]], vectors[queue[:forward]], plan.step)
         return vectors
 
@@ -187,7 +188,7 @@ class Lemur(nn.Module):
         if self.config.stop_gradient:
             query, target = query.detach(), target.detach()
         asked = query[:, None].expand_as(target)  # (P, S, D)
-        product = F.normalize(self.head_q(asked), dim=-1) * F.normalize(self.head_d(target), dim=-1)
+        product = F.normalize(asked, dim=-1) * F.normalize(target, dim=-1)
         out = {
             "content": torch.cat([asked, target, product * target.shape[-1]], dim=-1)
         }
@@ -213,6 +214,23 @@ class Lemur(nn.Module):
         query, _ = self.anchors(batch, features)
         return self.rank(batch, query, self.bank.read(batch.item)[0])
 
+    def contrast(
+        self, batch: Batch, query: Tensor, target: Tensor, use: Tensor
+    ) -> Tensor:
+        """SQDC of the impressions in `use` (P, S).
+        # our choice: per impression, so that lambda does not depend on the batch."""
+        config = self.config
+        total = losses.sqdc(
+            query[:, None].expand_as(target)[use],
+            target[use],
+            batch.label[use],
+            batch.qid[:, None].expand_as(use)[use],
+            config.temperature,
+            config.session_mask,
+            config.sqdc_negatives,
+        )
+        return total / batch.mask.sum()
+
     def losses(self, batch: Batch, features: Features, plan: Plan) -> Losses:
         """One training step's losses: encode, write, read, rank (the paper's order)."""
         config, mask = self.config, batch.mask
@@ -222,19 +240,7 @@ class Lemur(nn.Module):
             vectors = self.refresh(batch, features, plan)
             query, there = self.anchors(batch, features)
             target = vectors[batch.inverse] * mask[..., None]  # (P, S, D)
-            use = mask & there[:, None]
-            contrast = (
-                losses.sqdc(
-                    query[:, None].expand_as(target)[use],
-                    target[use],
-                    batch.label[use],
-                    batch.qid[:, None].expand_as(mask)[use],
-                    config.temperature,
-                    config.session_mask,
-                    config.sqdc_negatives,
-                )
-                / mask.sum()
-            )  # our choice: per impression, so lambda is free of the batch
+            contrast = self.contrast(batch, query, target, mask & there[:, None])
         click = losses.ctr(self.rank(batch, query, target)[mask], batch.label[mask])
         total = click + plan.sqdc_weight * contrast
         if config.experts:

@@ -21,7 +21,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, query: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        mask = mask if mask.dim() == 3 else mask[:, None]  # (P, S or 1, L)
+        mask = per_query(mask)
         anywhere = mask.any(dim=-1, keepdim=True)  # (P, S or 1, 1)
         key, value = self.key_value(memory).chunk(2, dim=-1)
         q, k, v = (self._split(x) for x in (self.query(query), key, value))
@@ -35,10 +35,15 @@ class CrossAttention(nn.Module):
         key, _ = self.key_value(memory).chunk(2, dim=-1)
         q, k = self._split(self.query(query)), self._split(key)
         score = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-        return masked_softmax(score, mask[:, None, None]).mean(dim=1)
+        return masked_softmax(score, per_query(mask)[:, None]).mean(dim=1)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (P, heads, L, D / h)
+
+
+def per_query(mask: Tensor) -> Tensor:
+    """A mask (P, L), the same for all queries, or (P, S, L), as (P, S or 1, L)."""
+    return mask if mask.dim() == 3 else mask[:, None]
 
 
 def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:

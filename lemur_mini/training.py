@@ -80,13 +80,12 @@ def plan(run: Run, batch: Batch) -> Plan:
     config, done = run.config, run.step / run.total
     sampling = done >= config.sampling_from
     chance = np.random.default_rng((run.seed, run.step)).random(len(batch.unique))
-    fade = max(0.0, 1 - done / config.sqdc_fade) if config.sqdc_fade else 0.0
     return Plan(
         step=run.step,
         order=torch.from_numpy(chance).float().to(run.device),
         forward_share=config.forward_share if sampling else 1.0,
         backward_share=config.backward_share if sampling else 1.0,
-        sqdc_weight=config.sqdc_weight + fade * config.sqdc_extra,
+        sqdc_weight=config.sqdc_weight,
     )
 
 
@@ -109,18 +108,18 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     if step % LOG_EVERY:
         return None
     record = {"step": step, "ctr": losses.ctr.item(), "sqdc": losses.sqdc.item()}
-    return record | (health(run.model, batch, before, age) if watch else {})
+    return record | (health(run.model, batch, before, age, step) if watch else {})
 
 
-def health(model: Lemur, batch: Batch, before: tuple, age: Tensor) -> dict:
+def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) -> dict:
     """How well the bank does: cached against current vectors, coverage, age."""
     old, found = before
     new, _ = model.bank.read(batch.unique)
-    cosine = F.cosine_similarity(old[found], new[found], dim=-1)
-    covered = found.float().mean()
+    both = found & (model.bank.written[batch.unique] == step)  # encoded again now
+    cosine = F.cosine_similarity(old[both], new[both], dim=-1)
     return {
         "cached_cosine": cosine.mean().item() if len(cosine) else None,
-        "coverage_target": covered.item(),
+        "coverage_target": found.float().mean().item(),
         "coverage_history": model.bank.coverage(batch.history),
         "age": age.float().mean().item() if len(age) else None,
     }

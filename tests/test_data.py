@@ -4,6 +4,8 @@ import dataclasses
 import datetime
 import io
 import json
+import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,13 @@ def test_everything_in_the_files_is_loaded(folder, dataset):
     assert periods == (facts["valid_start"], facts["test_start"])
 
 
+def test_a_folder_is_read_without_the_network(folder, monkeypatch):
+    asked = []  # datasets.load_dataset counts its calls at the hub, folders too
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **_: asked.append(where))
+    load(folder)
+    assert not asked
+
+
 def test_ids_may_be_strings(folder, dataset, tmp_path):
     def named(table: pa.Table) -> pa.Table:
         for name in {"user_id", "query_id", "item_id"} & set(table.column_names):
@@ -132,14 +141,14 @@ def log(request) -> Log:
     """Few users, sessions that overlap, many equal timestamps, long sessions."""
     rng = np.random.default_rng(request.param)
     owner = rng.integers(4, size=30)
-    qid = rng.integers(30, size=200)
+    qid = rng.integers(30, size=300)
     return Log(
         user=owner[qid],
         qid=qid,
         query=qid % 7,
-        item=rng.integers(50, size=200),
-        timestamp=np.sort((2 * qid + rng.integers(40, size=200)) // 3),
-        label=rng.integers(2, size=200),
+        item=rng.integers(50, size=300),
+        timestamp=np.sort(rng.integers(60, size=300)),
+        label=rng.integers(2, size=300),
     )
 
 
@@ -229,8 +238,10 @@ def test_batch_repeats_the_log(log):
     assert batch.mask.equal(inside)
     for name in ("user", "query", "qid"):  # one for the page, as in each of its rows
         column = torch.from_numpy(getattr(log, name))
-        assert getattr(batch, name)[:, None].expand_as(rows)[inside].equal(
-            column[rows[inside]]
+        assert (
+            getattr(batch, name)[:, None]
+            .expand_as(rows)[inside]
+            .equal(column[rows[inside]])
         )
     assert batch.item[inside].equal(torch.from_numpy(log.item)[rows[inside]])
     assert batch.label[inside].equal(torch.from_numpy(log.label)[rows[inside]].float())
@@ -255,7 +266,9 @@ def test_stream_gives_every_page_once_in_order(log):
 
 
 def test_what_models_get_has_no_field_for_the_truth():
-    names = {f.name for kind in (Log, Batch, Features) for f in dataclasses.fields(kind)}
+    names = {
+        f.name for kind in (Log, Batch, Features) for f in dataclasses.fields(kind)
+    }
     known = {"user", "qid", "query", "item", "timestamp", "label"}
     known |= {"history", "unique", "inverse"}
     known |= {"tokens", "types", "positions", "length", "images", "has_image"}
@@ -271,6 +284,7 @@ def test_the_truth_reaches_no_batch(folder, prepared, config, tmp_path, change):
         values = 1 - log["probability"].to_numpy()
         changed = log.set_column(place, "probability", pa.array(values))
     write(tmp_path, items, changed)
+    shutil.copy(folder / "dataset.json", tmp_path)
     other = pipeline.prepare(tmp_path, config, torch.device("cpu"))
     assert (other.dataset.truth is None) == (change == "absent")
     assert not np.array_equal(other.dataset.truth, prepared.dataset.truth)
@@ -370,11 +384,11 @@ def test_emoji_have_tokens(tmp_path, config):
 
 
 def test_tokenizer_learns_from_nothing_after_the_test_begins(tmp_path, config):
-    title = ["тигр"] * 15 + ["жираф"]
+    title = ["тигр"] * 14 + ["жираф"] * 2
     log = one_per_item(16)
-    log["query"] = ["кошка"] * 15 + ["щегол"]
+    log["query"] = ["кошка"] * 14 + ["щегол"] * 2
     dataset = load(write(tmp_path, {"item_id": range(16), "title": title}, log))
-    assert dataset.log.timestamp[-2] < dataset.test_start <= dataset.log.timestamp[-1]
+    assert (dataset.log.timestamp < dataset.test_start).sum() == 14
     letters = set("".join(make_tokenizer(dataset, config).get_vocab()))
     assert set("тигркошка") <= letters
     assert not set("жфщл") & letters

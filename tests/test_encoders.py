@@ -183,7 +183,8 @@ def test_a_missing_field_leaves_no_trace(prepared, config, field):
     before, after = encode(encoder, prepared.features), encode(encoder, features)
     parts = document_tokens(prepared, config, row, without=field)
     place = ROWS.tolist().index(row)
-    torch.testing.assert_close(after[place], encode_by_hand(encoder, features, row, parts))
+    wanted = encode_by_hand(encoder, features, row, parts)
+    torch.testing.assert_close(after[place], wanted)
     others = torch.arange(len(ROWS)) != place
     torch.testing.assert_close(after[others], before[others])
     assert not torch.allclose(after[place], before[place], atol=1e-3)
@@ -238,7 +239,8 @@ def test_patch_tokens_are_the_squares_of_the_image_row_by_row(config):
 
 
 def test_every_parameter_of_both_encoders_is_trained(prepared, config):
-    documents, queries = (f(prepared, config) for f in (document_encoder, query_encoder))
+    documents = document_encoder(prepared, config)
+    queries = query_encoder(prepared, config)
     features = prepared.features
     longest = int(features.length[ROWS].max())
     documents(features, ROWS, longest).square().sum().backward()

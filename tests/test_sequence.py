@@ -18,7 +18,7 @@ P, S, L, D, HEADS = 4, 3, 6, 8, 2
 
 
 def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """query (P, S, D), history (P, L, D) and mask (P, L): full, with holes, one, none"""
+    """query (P, S, D), history (P, L, D) and mask (P, L): full, holed, one, none."""
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(P, S, D, generator=generator)
     history = torch.randn(P, L, D, generator=generator)
@@ -222,11 +222,11 @@ def test_similarities_are_cosines_and_the_same_sorted(sort):
     got = SimilarityModule(sort)(target, history, mask)
     for p in range(P):
         for s in range(S):
-            plain = [
-                cosine(target[p, s].tolist(), history[p, j].tolist()) if mask[p, j] else 0
-                for j in range(L)
-            ]
-            known = [c for c, m in zip(plain, mask[p], strict=True) if m]
+            plain, known = [0.0] * L, []
+            for j in range(L):
+                if mask[p, j]:
+                    plain[j] = cosine(target[p, s].tolist(), history[p, j].tolist())
+                    known.append(plain[j])
             order = sorted(known, reverse=True) + [0.0] * (L - len(known))
             wanted = torch.tensor(plain + order * sort)
             torch.testing.assert_close(got[p, s], wanted, check_dtype=False)

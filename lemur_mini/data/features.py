@@ -34,7 +34,7 @@ class Features:
 
     tokens: Tensor  # (N, L) int32
     types: Tensor  # (N, L) uint8
-    positions: Tensor  # (N, L) uint8
+    positions: Tensor  # (N, L) int16
     length: Tensor  # (N,) int64, tokens that are not padding
     images: Tensor  # (N, 3, H, W) uint8
     has_image: Tensor  # (N,) bool
@@ -120,7 +120,7 @@ def make_features(
     return Features(
         tokens=torch.from_numpy(tokens),
         types=torch.from_numpy(types.astype(np.uint8)),
-        positions=torch.from_numpy(positions.astype(np.uint8)),
+        positions=torch.from_numpy(positions.astype(np.int16)),
         length=torch.tensor([len(row[0]) for row in rows]),
         images=images,
         has_image=has_image,

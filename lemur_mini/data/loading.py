@@ -101,10 +101,14 @@ def load(source: str | Path) -> Dataset:
 
 
 def checksum(dataset: Dataset) -> str:
-    """A short checksum of the log, for the provenance of results."""
+    """A short checksum of log, texts and images, for the provenance of results."""
     log, value = dataset.log, 0
     for array in (log.user, log.qid, log.item, log.timestamp, log.label):
         value = zlib.crc32(np.ascontiguousarray(array, dtype=np.int64), value)
+    for column in (*dataset.texts.values(), dataset.images):
+        for entry in column:
+            raw = entry if isinstance(entry, bytes) else (entry or "").encode()
+            value = zlib.crc32(raw, value)
     return f"{value:08x}"
 
 
@@ -117,11 +121,13 @@ def _read(source: str | Path, folder: Path | None, file: str) -> pa.Table:
     datasets.disable_progress_bars()
     for library in ("datasets", "huggingface_hub"):  # the error below says it all
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    where, which = ("parquet", str(path)) if path else (str(source), file)
     try:
         if path and not pq.read_metadata(path).num_rows:
             return pq.read_table(path)  # `datasets` refuses what has no rows
-        return datasets.load_dataset(where, data_files=which, split="train").data.table
+        if path:  # unlike load_dataset, this asks nothing of the network
+            return datasets.Dataset.from_parquet(str(path)).data.table
+        found = datasets.load_dataset(str(source), data_files=file, split="train")
+        return found.data.table
     except Exception as error:  # the reader wraps its causes in types of its own
         cause = " ".join(str(error.__cause__ or error).split())
         hint = "write it again" if path else "give a folder, or a hub id when online"
@@ -180,16 +186,17 @@ def _images(items: pa.Table, counts: Counter) -> list:
 
 def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, int, int]:
     """Name, start of the validation days, start of the test days."""
-    about = folder / ABOUT if folder else None
-    if about and about.is_file():
-        name, valid, test = _read_about(about)
+    where = folder / ABOUT if folder else None
+    if where and where.is_file():
+        name, valid, test = _read_about(where)
     else:
+        where = f"{source}/{IMPRESSIONS}, column timestamp"
         name = folder.resolve().name if folder else str(source)
         shares = (1 - 2 * TEST_SHARE, 1 - TEST_SHARE)
-        valid, test = (int(np.quantile(log.timestamp, share)) for share in shares)
+        starts = np.quantile(log.timestamp, shares, method="higher")
+        valid, test = (int(start) for start in starts)
     begin, end = log.timestamp[0], log.timestamp[-1]
     if not (valid <= test and begin < test <= end):
-        where = about or f"{source}/{IMPRESSIONS}, column timestamp"
         raise DataError(
             f"{where}: test_start {test} leaves nothing to train on or nothing to test "
             f"on, or is before valid_start {valid}; choose it in ({begin}, {end}]"

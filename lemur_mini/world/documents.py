@@ -60,14 +60,15 @@ def write_text(documents: Documents, i: int, rng: np.random.Generator) -> dict:
     def fill(templates: tuple[str, ...]) -> str:
         a, b, c = rng.choice(words, 3, replace=False)
         slots = {"a": a, "b": b, "c": c, "g": rng.choice(general)}
-        slots |= {"tone": rng.choice(tones), "n": rng.integers(1, 10)}
+        tone, tune = rng.choice(tones, 2, replace=False)
+        slots |= {"tone": tone, "tune": tune, "n": rng.integers(1, 10)}
         return str(rng.choice(templates)).format(**slots)
 
     title, ocr = fill(TITLES), fill(OCR)
     return {
         "title": title[0].upper() + title[1:],
-        "ocr": ocr + " " + fill(OCR) if rng.random() < 0.4 else ocr,
-        "asr": fill(ASR) if rng.random() < 0.4 else None,
+        "ocr": ocr + " " + fill(OCR) if rng.random() < 0.1 else ocr,
+        "asr": fill(ASR) if rng.random() < 0.5 else None,
         "cover_ocr": " ".join(rng.choice(words, rng.integers(1, 3), replace=False)),
     }
 

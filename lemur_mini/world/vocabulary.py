@@ -23,19 +23,19 @@ TONES = {
 PALETTES = {"red": 0, "amber": 38, "green": 125, "blue": 215, "violet": 285}  # hue
 FILLERS = ["best", "easy", "new", "good", "top", "beginner"]
 TITLES = (
-    "A {tone} guide to {a} and {b}",
-    "The {tone} truth about {a}",
-    "One {tone} day with {a} and {b}",
-    "Why {a} beats {b}: a {tone} view",
-    "My {tone} {a} story",
-    "{a} or {b}? A {tone} answer",
+    "Your {tone} {tune} guide to {a}",
+    "The {tone} {tune} truth about {a}",
+    "One {tone} {tune} day with {a}",
+    "Why {a} beats {b} the {tone} {tune} way",
+    "My {tone} {tune} {a} story",
+    "{a} or {b}: your {tone} {tune} answer",
 )
 OCR = (
-    "Start with the {a}, then add {b} and a little {c}.",
-    "First the {a}. Watch the {b} closely, and keep the {c} for last.",
-    "What {a} does to {b}, and why every {g} needs {c}.",
-    "Part {n}: {a}, {b}, {c} and the {g} behind them.",
-    "Never mix {a} with {b} before the {g} is ready.",
+    "Start with {a}, then add {b} and {c}.",
+    "First {a}, then {b}, {c} last.",
+    "What {a} does to {b} and {c}.",
+    "Part {n}: {a}, {b} and the {g}.",
+    "Never mix {a} with {b} or {c}.",
     "Save this list: {a}, {b}, {c}.",
 )
 ASR = (

@@ -1,0 +1,116 @@
+"""python -m lemur_mini.readme: fill the generated parts of README.md and data/README.md
+from data/ and the reports in data/results/. No number in them is typed by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from lemur_mini import plots
+from lemur_mini.pipeline import gap_closed, mean_and_interval
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold documents"}
+
+
+def main() -> None:
+    """Write both files anew."""
+    fill(ROOT / "README.md", "results", results())
+    fill(ROOT / "data" / "README.md", "counts", counts())
+    plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
+    for report in reports("main")[:1]:
+        figure = plots.report_figure(report, report["training_log"]["lemur"])
+        plots.save_figure(figure, ROOT / "figures" / "main.png")
+
+
+def fill(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the two markers of this name."""
+    old = path.read_text("utf-8")
+    path.write_text(replaced(old, name, text), "utf-8")
+
+
+def replaced(old: str, name: str, text: str) -> str:
+    """The page with new text between its markers."""
+    marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    return re.sub(marked, lambda m: m[1] + text + "\n" + m[2], old, flags=re.S)
+
+
+def reports(kind: str) -> list[dict]:
+    """The stored reports of one kind, by seed."""
+    files = sorted(RESULTS.glob(f"{kind}-seed*.json"))
+    return [json.loads(path.read_text("utf-8")) for path in files]
+
+
+def results() -> str:
+    """The result tables of the README."""
+    parts = []
+    for kind, title in (
+        ("main", "**The embedded platform**, days 29-30"),
+        (
+            "films",
+            "**Real films** (MovieLens-1M ratings, posters and plots; local data)",
+        ),
+    ):
+        if found := reports(kind):
+            parts.append(table(title, found))
+    return "\n\n".join(parts)
+
+
+def table(title: str, found: list[dict]) -> str:
+    """One table: models by measures, mean over seeds with its 95 % t interval."""
+    lines = ["| | " + " | ".join([*MEASURES.values(), "training s"]) + " |"]
+    lines.append("|---" * (len(MEASURES) + 2) + "|")
+    for model, name in plots.NAMES.items():
+        cells = [spread([r["models"][model][m] for r in found]) for m in MEASURES]
+        seconds = np.mean([r["models"][model]["train_seconds"] for r in found])
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    if best := found[0]["ceiling"]:
+        lines.append(f"| ceiling | {best['auc']:.4f} | {best['qauc']:.4f} | | |")
+    seeds = ", ".join(str(r["seed"]) for r in found)
+    note = (
+        f"Seeds {seeds}; {found[0]['device']}; {found[0]['date']}; one pass, one test."
+    )
+    if best:
+        shares = [
+            gap_closed(*(r["models"][m]["qauc"] for m in plots.NAMES), best["qauc"])
+            for r in found
+        ]
+        note += f" LEMUR closes {np.mean(shares):.0%} of the gap in QAUC"
+        note += f" ({', '.join(f'{share:.0%}' for share in shares)})."
+    return "\n".join([title, "", *lines, "", note])
+
+
+def spread(values: list[float]) -> str:
+    """Mean, and the half width of its interval where there are several seeds."""
+    if len(values) < 2:
+        return f"{values[0]:.4f}"
+    mean, half = mean_and_interval(values)
+    return f"{mean:.4f} ± {half:.4f}"
+
+
+def counts() -> str:
+    """What the data card counts."""
+    items = pq.read_table(ROOT / "data" / "items.parquet")
+    log = pq.read_table(ROOT / "data" / "impressions.parquet")
+    facts = {
+        "documents": items.num_rows,
+        "impressions": log.num_rows,
+        "issued queries": len(log["query_id"].unique()),
+        "distinct query texts": len(log["query"].unique()),
+        "users": len(log["user_id"].unique()),
+    }
+    lines = [f"| {name} | {value:,} |" for name, value in facts.items()]
+    lines += [
+        f"| positive labels | {np.mean(log['label'].to_numpy()):.1%} |",
+        f"| documents without ASR | {items['asr'].null_count / len(items):.0%} |",
+    ]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The main command from end to end, on the tiny platform."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lemur_mini import checkpoints, pipeline, readme
+from lemur_mini.__main__ import main
+from lemur_mini.config import CLASSROOM
+from lemur_mini.training import predict
+
+MODELS = ("rankmixer_longer", "lemur")
+
+
+@pytest.fixture(scope="module")
+def out(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run")
+    assert main(["--data", str(folder), "--out", str(path), "--device", "cpu"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(out):
+    return json.loads((out / "report.json").read_text("utf-8"))
+
+
+def test_report_says_what_it_promises(report):
+    for key in ("data", "scale", "seed", "device", "versions", "ceiling", "models"):
+        assert key in report
+    assert set(report["models"]) == set(MODELS)
+    for model in report["models"].values():
+        for key in ("auc", "qauc", "cold_auc"):
+            assert 0 <= model[key] <= 1
+        low, high = model["intervals"]["qauc"]
+        assert low <= model["qauc"] <= high
+        assert model["train_seconds"] > 0
+        assert model["impressions_per_second"] > 0
+        assert model["parameters"] > 0
+
+
+def test_ceiling_is_above_what_chance_reaches(report):
+    assert report["ceiling"]["qauc"] > 0.7
+
+
+def test_every_file_is_whole(out):
+    names = {path.name for path in out.iterdir()}
+    tensors = {f"{name}.safetensors" for name in MODELS}
+    assert names == tensors | {"report.json", "report.png", "tokenizer.json"}
+    assert Image.open(out / "report.png").size[0] > 500
+
+
+def test_checkpoint_serves_the_reported_scores(out, folder, report):
+    prepared = pipeline.prepare(folder, CLASSROOM, torch.device("cpu"))
+    model = checkpoints.load_model(out / "lemur.safetensors")
+    index = prepared.pages.between(prepared.dataset.test_start, None)
+    rows, score = predict(model, prepared.features, prepared.pages, index)
+    label = prepared.dataset.log.label[rows]
+    assert np.isclose(pipeline.auc(label, score), report["models"]["lemur"]["auc"])
+
+
+def test_resume_of_a_finished_run_changes_nothing(out, folder, report):
+    arguments = ["--data", str(folder), "--out", str(out), "--device", "cpu"]
+    assert main([*arguments, "--resume"]) == 0
+    again = json.loads((out / "report.json").read_text("utf-8"))
+    for name in MODELS:
+        assert again["models"][name]["qauc"] == report["models"][name]["qauc"]
+
+
+def test_resume_with_another_seed_is_refused(out, folder, capsys):
+    arguments = ["--data", str(folder), "--out", str(out), "--device", "cpu"]
+    assert main([*arguments, "--resume", "--seed", "7"]) == 2
+    assert "written with seed 0 (now 7)" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(folder, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "fit", stop)
+    assert main(["--data", str(folder), "--out", str(tmp_path / "x")]) == 130
+    assert "--resume" in capsys.readouterr().out
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--data", "--scale", "--seed", "--device", "--out", "--resume"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "text"),
+    [
+        ("README.md", "results", readme.results),
+        ("data/README.md", "counts", readme.counts),
+    ],
+)
+def test_generated_parts_are_up_to_date(page, name, text):
+    old = (readme.ROOT / page).read_text("utf-8")
+    assert f"<!-- {name} -->" in old
+    assert readme.replaced(old, name, text()) == old
