@@ -86,12 +86,11 @@ def run(options: argparse.Namespace) -> dict:
         f"{len(dataset.log.label):,} impressions, {len(dataset.users):,} users, "
         f"{len(dataset.items):,} documents, device {device}"
     )
-    configs = {"rankmixer_longer": config.but(**BASELINE_CHANGES), "lemur": config}
     models, logs = {}, {}
-    for name, choice in configs.items():
+    for name, changes in {"rankmixer_longer": BASELINE_CHANGES, "lemur": {}}.items():
         trained = pipeline.fit(
             prepared,
-            choice,
+            config.but(**changes),
             options.seed,
             dataset.test_start,
             options.out / f"{name}.safetensors",
@@ -101,7 +100,21 @@ def run(options: argparse.Namespace) -> dict:
         models[name] = pipeline.test(prepared, trained, dataset.test_start, None)
         models[name] |= cost(trained)
         logs[name] = trained.log
-    report = {
+    report = provenance(options, prepared, device) | {
+        "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
+        "models": models,
+        "training_log": logs,
+    }
+    write(options.out, report, prepared)
+    return report
+
+
+def provenance(
+    options: argparse.Namespace, prepared: pipeline.Prepared, device: torch.device
+) -> dict:
+    """What was run, on what, when, and with which versions."""
+    dataset = prepared.dataset
+    return {
         "data": {
             "source": options.data,
             "name": dataset.name,
@@ -118,12 +131,7 @@ def run(options: argparse.Namespace) -> dict:
         "command": " ".join(["python -m lemur_mini", *sys.argv[1:]]),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
-        "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
-        "models": models,
-        "training_log": logs,
     }
-    write(options.out, report, prepared)
-    return report
 
 
 def cost(trained) -> dict:

@@ -97,6 +97,7 @@ class Config:
     page: int = 8  # S, impressions of one query in a row of the batch
     pages: int = 64  # rows of a batch
     learning_rate: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     warm_up: float = 0.05  # share of the steps
     clip: float = 1.0

@@ -23,14 +23,11 @@ TRIALS = {  # the same number for both
         for rate in (1e-3, 2e-3, 4e-3)
     ],
     "lemur": [
-        {"sqdc_weight": 0.03, "learning_rate": 3e-3},
-        {"sqdc_weight": 0.03, "learning_rate": 1e-3},
-        {"sqdc_weight": 0.03, "learning_rate": 1.4e-3},
-        {"sqdc_weight": 0.02, "temperature": 20.0},
-        {"sqdc_weight": 0.02},
-        {"sqdc_weight": 0.03, "patch": 8},
-        {"sqdc_weight": 0.045},
-        {"sqdc_weight": 0.03},
+        {"sqdc_weight": weight, "id_width": 64} for weight in (0.01, 0.015, 0.02, 0.03)
+    ]
+    + [
+        {"sqdc_weight": weight, "id_width": 64, "betas": (0.9, 0.98)}
+        for weight in (0.02, 0.03)
     ],
 }
 

@@ -56,7 +56,9 @@ class Run:
             {"params": decayed, "weight_decay": self.config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=0.0, betas=self.config.betas, fused=True
+        )
 
     @property
     def config(self) -> Config:
