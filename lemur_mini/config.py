@@ -83,7 +83,7 @@ class Config:
     longer_inner: bool = False
     mlp: tuple[int, ...] = (256, 128)
     # losses (section 3)
-    sqdc_weight: float = 0.02  # lambda
+    sqdc_weight: float = 0.015  # lambda
     temperature: float = 10.0  # T, a multiplier
     session_mask: bool = True
     sqdc_negatives: str = "all"  # or "positives"

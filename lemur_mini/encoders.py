@@ -53,6 +53,39 @@ def small(rows: int, width: int) -> nn.Embedding:
     return table
 
 
+class RunningNorm(nn.Module):
+    """Centres and scales representations (B, D) by running statistics.
+
+    # our choice: a fresh Transformer's outputs share one large common part, so that
+    all cosines are alike and the contrast first shrinks what tells documents apart.
+    `update`, after the optimiser's step, takes in what the last forward pass saw: a
+    step never depends on the statistics of its own batch."""
+
+    def __init__(self, width: int, momentum: float = 0.05):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.seen: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            self.seen = x.detach().float()
+        return (x - self.mean) * torch.rsqrt(self.variance + 1e-4)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the statistics towards those last seen, quickly at first."""
+        x, self.seen = self.seen, None
+        if x is None or len(x) < 2:
+            return
+        self.updates += 1
+        weight = torch.clamp(1 / self.updates, min=self.momentum)
+        self.mean.lerp_(x.mean(0), weight)
+        self.variance.lerp_(x.var(0, correction=0), weight)
+
+
 class QueryEncoder(nn.Module):
     """q_i = Transformer_q(q_raw) (paper, section 2): the output at cls, projected.
 

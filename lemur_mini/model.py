@@ -13,7 +13,7 @@ from lemur_mini import losses
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
-from lemur_mini.encoders import DocumentEncoder, QueryEncoder
+from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
 from lemur_mini.longer import Longer
 from lemur_mini.memory_bank import MemoryBank
 from lemur_mini.ranker import RANKERS
@@ -84,6 +84,9 @@ class Lemur(nn.Module):
             )
             if not sizes.feed:
                 self.query_encoder = QueryEncoder(config, sizes.vocabulary)
+            self.norms = nn.ModuleDict(
+                {name: RunningNorm(d) for name in ("query", "document")}
+            )
             self.bank = MemoryBank(sizes.documents, d)
             self.ask = nn.Linear(3 * d + 2 * e, d)
             if config.cic_weight:
@@ -113,7 +116,7 @@ class Lemur(nn.Module):
             self.document_encoder(features, part, int(features.length[part[-1]]))
             for part in rows[order].split(self.config.encode_chunk)
         ]
-        return torch.cat(parts)[order.argsort()]
+        return self.norms["document"](torch.cat(parts)[order.argsort()])
 
     def refresh(self, batch: Batch, features: Features, plan: Plan) -> Tensor:
         """Encode a share p of the batch's distinct documents, q of them with gradient,
@@ -158,6 +161,7 @@ class Lemur(nn.Module):
         vectors = self.query_encoder(
             features.query_tokens[distinct], features.query_length[distinct]
         )
+        vectors = self.norms["query"](vectors)
         return vectors[inverse], torch.ones_like(batch.query, dtype=torch.bool)
 
     # --- ranking ---------------------------------------------------------------------

@@ -106,6 +106,9 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     losses.total.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     run.optimizer.step()
+    if config.has_content:
+        for norm in run.model.norms.values():
+            norm.update()
     run.step += 1
     if step % LOG_EVERY:
         return None
