@@ -18,7 +18,8 @@ def make_bert(config: Config, vocabulary: int, types: int, layers: int) -> nn.Mo
     pretrained one by name."""
     if config.pretrained:
         bert = load_pretrained(AutoModel, config.pretrained)
-        bert.embeddings.token_type_embeddings = small(types, bert.config.hidden_size)
+        kinds = nn.Embedding(types, bert.config.hidden_size)  # its own are too few
+        bert.embeddings.token_type_embeddings = make_small(kinds)
         return bert
     positions = max([limit for _, limit in config.field_tokens] + [config.patches])
     settings = BertConfig(
@@ -42,13 +43,12 @@ def make_bert(config: Config, vocabulary: int, types: int, layers: int) -> nn.Mo
         parts.position_embeddings,
         parts.token_type_embeddings,
     ):  # small: words then move fast, and place and type do not drown them
-        nn.init.normal_(table.weight, std=0.02)
+        make_small(table)
     return bert
 
 
-def small(rows: int, width: int) -> nn.Embedding:
-    """An embedding of scale 0.02."""
-    table = nn.Embedding(rows, width)
+def make_small(table: nn.Embedding) -> nn.Embedding:
+    """Draw an embedding's rows anew, at scale 0.02."""
     nn.init.normal_(table.weight, std=0.02)
     return table
 
