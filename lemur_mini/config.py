@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class WorldConfig:
     """The search platform. Weights are those of the true click logit."""
 
-    users: int = 6000
+    users: int = 3000
     documents: int = 6000
     sessions: int = 60000  # before reformulations
     days: int = 30
@@ -22,11 +22,12 @@ class WorldConfig:
     affinity: float = 1.2
     taste: float = 1.8 / 2**0.5  # for palette and for tone, each
     quality: float = 0.4
+    refinding: float = 1.0  # of a document that the user has watched before
     near: float = 0.35  # relevance of the same category, specific query
     broad: float = 0.7  # relevance of the same category, broad query
     interest_concentration: float = 0.4
     favourite_skew: tuple[float, ...] = (0.40, 0.25, 0.15, 0.12, 0.08)
-    popularity_sigma: float = 1.2
+    popularity_sigma: float = 1.6
     born_at_start: float = 0.4
     late_users: float = 0.3
     reformulate: float = 0.7  # chance of a new query after a page with no watch
@@ -64,6 +65,7 @@ class Config:
     image_size: int = 32  # pixels, square
     patch: int = 16  # pixels, square
     image_stem: str = "patches"  # or the name of a torchvision backbone
+    modalities: tuple[str, ...] = ("text", "image")  # what a document shows
     pretrained: str | None = None  # a hub name, for both text encoders
     # sequences (sections 4 and 5)
     history_long: int = 64
@@ -71,6 +73,8 @@ class Config:
     decoder_layers: int = 1
     decoder_literal: bool = False
     similarity_sorted: bool = True
+    history_gradient: bool = False  # through history items that the batch encodes
+    write_every: int = 1  # steps between writes of what the bank already holds
     # ranker (section 6)
     id_width: int = 64
     token_width: int = 64
@@ -78,7 +82,7 @@ class Config:
     ranker_expansion: int = 2
     experts: int = 0  # 0: a dense feed-forward layer per token
     expert_l1: float = 1e-3
-    longer_merge: int = 4  # K adjacent items make one token
+    longer_merge: int = 1  # K adjacent items make one token; 64 items need no merging
     longer_recent: int = 8  # merged tokens that are queries
     longer_inner: bool = False
     mlp: tuple[int, ...] = (256, 128)
@@ -89,6 +93,7 @@ class Config:
     sqdc_negatives: str = "all"  # or "positives"
     cic_weight: float = 0.0
     stop_gradient: bool = False  # from the ranker into the encoders
+    two_stage: int = 0  # passes of SQDC alone; the encoders are frozen after them
     # sampling (section 4)
     forward_share: float = 1.0  # p
     backward_share: float = 1.0  # q
@@ -96,7 +101,8 @@ class Config:
     # training
     page: int = 8  # S, impressions of one query in a row of the batch
     pages: int = 64  # rows of a batch
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
+    id_rate: float = 6.0  # times learning_rate, of the id embeddings
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     warm_up: float = 0.05  # share of the steps
@@ -140,6 +146,7 @@ GPU = CLASSROOM.but(
     image_size=64,
     history_long=1000,
     history_short=50,
+    longer_merge=4,
     pages=256,
     token_width=128,
     precision="bf16",

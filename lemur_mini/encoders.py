@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models as backbones
 from transformers import AutoModel, BertConfig, BertModel
+from transformers.models.bert.modeling_bert import BertLayer
 
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features, load_pretrained
@@ -44,7 +46,31 @@ def make_bert(config: Config, vocabulary: int, types: int, layers: int) -> nn.Mo
         parts.token_type_embeddings,
     ):  # small: words then move fast, and place and type do not drown them
         make_small(table)
+    last = ClsLayer(settings, layer_idx=layers - 1)
+    last.load_state_dict(bert.encoder.layer[-1].state_dict())
+    bert.encoder.layer[-1] = last
     return bert
+
+
+class ClsLayer(BertLayer):
+    """BERT's last layer for cls alone: nobody reads what it says of other tokens, and
+    with two layers a third of the encoder's work goes there. (B, L, H) -> (B, 1, H)."""
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, *_, **__) -> Tensor:
+        part = self.attention.self
+        cls = hidden_states[:, :1]
+        q, k, v = (
+            layer(x).unflatten(-1, (part.num_attention_heads, -1)).transpose(1, 2)
+            for layer, x in (
+                (part.query, cls),
+                (part.key, hidden_states),
+                (part.value, hidden_states),
+            )
+        )  # (B, heads, 1 or L, H / heads)
+        mask = None if attention_mask is None else attention_mask[:, :, :1]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = self.attention.output(mixed.transpose(1, 2).flatten(2), cls)
+        return self.feed_forward_chunk(out)
 
 
 def make_small(table: nn.Embedding) -> nn.Embedding:
@@ -70,7 +96,7 @@ class RunningNorm(nn.Module):
         self.seen: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and torch.is_grad_enabled():
+        if self.training and x.requires_grad:  # frozen encoders keep theirs
             self.seen = x.detach().float()
         return (x - self.mean) * torch.rsqrt(self.variance + 1e-4)
 
@@ -142,7 +168,7 @@ class DocumentEncoder(nn.Module):
         super().__init__()
         self.bert = make_bert(config, vocabulary, fields + 2, config.document_layers)
         hidden = self.bert.config.hidden_size
-        self.image_type = fields + 1
+        self.image_type, self.modalities = fields + 1, config.modalities
         self.stem = ImageStem(config, hidden)
         # Both kinds of token are normalised before they meet: else text of a larger
         # scale drowns the patches, and colour is never learnt.
@@ -151,13 +177,16 @@ class DocumentEncoder(nn.Module):
 
     def forward(self, features: Features, rows: Tensor, longest: int) -> Tensor:
         """rows: (B,) catalogue rows, none with more than `longest` text tokens."""
+        if "text" not in self.modalities:
+            longest = 1  # cls alone
         tokens = features.tokens[rows, :longest].long()
         words = self.bert.get_input_embeddings()(tokens)  # (B, L, hidden)
         patches = self.stem(features.images[rows])  # (B, patches, hidden)
         count = patches.shape[1]
         place = torch.arange(longest, device=rows.device)
         text_mask = place < features.length[rows, None]
-        image_mask = features.has_image[rows, None].expand(-1, count)
+        shown = features.has_image[rows] & ("image" in self.modalities)
+        image_mask = shown[:, None].expand(-1, count)
         order = torch.arange(count, device=rows.device).expand(len(rows), -1)
         out = self.bert(
             inputs_embeds=torch.cat(

@@ -28,15 +28,19 @@ class Longer(nn.Module):
     items ask the whole merged history; then the askers attend to one another.
 
     target: (P, S, E); user: (P, E); history: (P, L, E), newest first; mask: (P, L).
-    Returns (P, S, D). Targets see neither each other nor are seen by other tokens,
-    # our choice: so that one page shares one pass, as their key-value cache does."""
+    Returns (P, S, 2 D). Targets see neither each other nor are seen by other tokens,
+    # our choice: so that one page shares one pass, as their key-value cache does.
+
+    # our choice: a target goes through the same layer as the items, keys start as
+    queries, and the output comes with its product with the target. Else a softmax
+    average of ids never learns, in one short pass, whether it holds the target."""
 
     def __init__(self, item: int, width: int, heads: int, config):
         super().__init__()
         self.merge, self.recent = config.longer_merge, config.longer_recent
         self.position = nn.Parameter(torch.randn(config.history_long, item) * 0.02)
         self.merged = nn.Linear(self.merge * item, width)
-        self.target, self.user = nn.Linear(item, width), nn.Linear(item, width)
+        self.user = nn.Linear(item, width)
         self.cls = nn.Parameter(torch.randn(width) * 0.02)
         self.inner = None
         if config.longer_inner:  # InnerTrans: attention inside a group of K
@@ -44,6 +48,9 @@ class Longer(nn.Module):
                 item, 1, 2 * item, 0.0, batch_first=True, norm_first=True
             )
         self.cross, self.self_attention = Block(width, heads), Block(width, heads)
+        with torch.no_grad():
+            attention = self.cross.attention
+            attention.key_value.weight[:width] = attention.query.weight
 
     def tokens(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token merge: K adjacent items become one. Returns (P, L/K, D), (P, L/K)."""
@@ -60,20 +67,18 @@ class Longer(nn.Module):
     def forward(
         self, target: Tensor, user: Tensor, history: Tensor, mask: Tensor
     ) -> Tensor:
+        p, s = target.shape[:2]
+        target = self.merged(target.repeat(1, 1, self.merge))  # (P, S, D)
         sequence, valid = self.tokens(history, mask)
-        cls = self.cls.expand(len(user), 1, -1)
+        cls = self.cls.expand(p, 1, -1)
         shared = torch.cat([self.user(user)[:, None], cls], dim=1)  # (P, 2, D)
-        seen = valid.new_ones(len(user), 2)
+        seen = valid.new_ones(p, 2)
         memory = torch.cat([shared, sequence], dim=1)  # (P, 2 + L/K, D)
-        memory_mask = torch.cat([seen, valid], dim=1)
-        ask = torch.cat(
-            [self.target(target), shared, sequence[:, : self.recent]], dim=1
-        )
-        ask = self.cross(ask, memory, memory_mask)
-        s = target.shape[1]
-        own = torch.eye(s, dtype=torch.bool, device=ask.device)
+        ask = torch.cat([target, shared, sequence[:, : self.recent]], dim=1)
+        ask = self.cross(ask, memory, torch.cat([seen, valid], dim=1))
+        # then: every target looks at itself, everybody at the shared and recent tokens
+        own = torch.eye(s, dtype=torch.bool, device=ask.device).expand(p, -1, -1)
         looks = torch.cat([seen, valid[:, : self.recent]], dim=1)  # (P, 2 + k)
-        looks = looks[:, None].expand(-1, ask.shape[1], -1)
-        own = torch.cat([own, own.new_zeros(ask.shape[1] - s, s)])
-        own = own.expand(len(ask), -1, -1)
-        return self.self_attention(ask, ask, torch.cat([own, looks], dim=2))[:, :s]
+        looks = torch.cat([own, looks[:, None].expand(-1, s, -1)], dim=2)
+        found = self.self_attention(ask[:, :s], ask, looks)  # only targets are read
+        return torch.cat([found, found * target], dim=-1)

@@ -32,6 +32,11 @@ class MemoryBank(nn.Module):
         self.vectors.index_copy_(0, rows, vectors.detach().to(self.vectors.dtype))
         self.written.index_fill_(0, rows, step)
 
+    def forget(self) -> None:
+        """Empty the bank."""
+        self.vectors.zero_()
+        self.written.fill_(NEVER)
+
     def age(self, rows: Tensor, step: int) -> Tensor:
         """Steps since the last write, for rows that were written."""
         written = self.written[rows[rows >= 0]]

@@ -17,7 +17,7 @@ from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
 from lemur_mini.longer import Longer
 from lemur_mini.memory_bank import MemoryBank
 from lemur_mini.ranker import RANKERS
-from lemur_mini.sequence import Decoder, SimilarityModule, most_similar
+from lemur_mini.sequence import Decoder, Din, SimilarityModule, most_similar
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Plan:
     forward_share: float = 1.0  # p
     backward_share: float = 1.0  # q
     sqdc_weight: float = 0.0  # lambda
+    rank: bool = True  # else the contrast alone, as in two-stage pre-training
 
 
 class Lemur(nn.Module):
@@ -60,7 +61,7 @@ class Lemur(nn.Module):
 
     def __init__(self, config: Config, sizes: Sizes):
         super().__init__()
-        self.config, self.sizes = config, sizes
+        self.config, self.sizes, self.frozen = config, sizes, False
         e, d, heads = config.id_width, config.width, config.heads
         # row 0 is for the unknown; a small start keeps the unseen near zero
         self.ids = nn.ModuleDict(
@@ -75,9 +76,11 @@ class Lemur(nn.Module):
         )
         for table in self.ids.values():
             nn.init.normal_(table.weight, std=0.05)
-        widths = {"user": e, "item": e, "query": e, "longer": config.token_width}
+        widths = {"user": e, "item": e, "query": e, "longer": 2 * config.token_width}
         if "longer" in config.groups:
             self.longer = Longer(e, config.token_width, heads, config)
+        if "din" in config.groups:
+            self.din, widths["din"] = Din(e), 2 * e
         if config.has_content:
             self.document_encoder = DocumentEncoder(
                 config, sizes.vocabulary, sizes.fields
@@ -127,6 +130,8 @@ class Lemur(nn.Module):
         Returns (U, D)."""
         rows = batch.unique
         known, found = self.bank.read(rows)
+        if self.frozen:  # all was published when it froze
+            return known
         queue = torch.argsort(plan.order + found)  # unseen first, then at random
         missing = int((~found).sum())
         forward = max(math.ceil(plan.forward_share * len(rows)), missing)
@@ -139,7 +144,9 @@ class Lemur(nn.Module):
             with torch.no_grad():
                 fresh = self.encode(features, rows[rest])
             vectors = vectors.index_copy(0, rest, fresh.to(known.dtype))
-        self.bank.write(rows[queue[:forward]], vectors[queue[:forward]], plan.step)
+        stale = plan.step % self.config.write_every > 0  # on purpose: an experiment
+        written = queue[: missing if stale else forward]
+        self.bank.write(rows[written], vectors[written], plan.step)
         return vectors
 
     @torch.no_grad()
@@ -150,6 +157,19 @@ class Lemur(nn.Module):
         for part in rows.split(512):
             self.bank.write(part, self.encode(features, part), step)
         return len(rows)
+
+    def freeze(self, features: Features) -> None:
+        """Two-stage: encode the whole catalogue once, train no encoder from now on."""
+        for name, module in self.named_children():
+            if name.endswith("encoder"):
+                module.requires_grad_(False)
+        self.bank.forget()
+        self.publish(features, torch.arange(self.sizes.documents, device=self.device))
+        self.frozen = True
+
+    @property
+    def device(self) -> torch.device:
+        return self.bank.vectors.device
 
     def anchors(self, batch: Batch, features: Features) -> tuple[Tensor, Tensor]:
         """Query representations (P, D) and whether there is one (P,).
@@ -166,26 +186,50 @@ class Lemur(nn.Module):
 
     # --- ranking ---------------------------------------------------------------------
 
-    def rank(self, batch: Batch, query: Tensor | None, target: Tensor | None) -> Tensor:
-        """Logits (P, S). query: (P, D), target: (P, S, D); None for the id baseline."""
+    def rank(
+        self,
+        batch: Batch,
+        query: Tensor | None,
+        target: Tensor | None,
+        fresh: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (P, S). query: (P, D), target: (P, S, D); None for the id baseline.
+        fresh: (U, D) of `batch.unique`, where histories carry its gradient."""
         p, s = batch.item.shape
         user = self.ids["user"](batch.user + 1)  # (P, E)
         item = self.ids["item"](batch.item + 1)  # (P, S, E)
         words = self.ids["query"](batch.query + 1)
         features = {"user": user[:, None], "item": item, "query": words[:, None]}
+        watched, mask = self.ids["item"](batch.history + 1), batch.history >= 0
         if "longer" in self.config.groups:
-            watched = self.ids["item"](batch.history + 1)  # (P, L, E)
-            mask = batch.history >= 0
             features["longer"] = self.longer(item, user, watched, mask)
+        if "din" in self.config.groups:
+            features["din"] = self.din(item, watched, mask)
         if self.config.has_content:
-            features |= self.content(batch, query, target, user, item)
+            history = self.history(batch, fresh)
+            features |= self.content(history, query, target, user, item)
         flat = {
             g: features[g].expand(p, s, -1).flatten(0, 1) for g in self.config.groups
         }  # (P * S, F)
         return self.ranker(flat).view(p, s)
 
+    def history(self, batch: Batch, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Representations of the histories (P, L, D), and whether they are known."""
+        vectors, found = self.bank.read(batch.history)
+        if fresh is None:
+            return vectors, found
+        place = torch.searchsorted(batch.unique, batch.history)
+        place = place.clamp(max=len(batch.unique) - 1)
+        here = batch.unique[place] == batch.history
+        return torch.where(here[..., None], fresh[place], vectors), found
+
     def content(
-        self, batch: Batch, query: Tensor, target: Tensor, user: Tensor, item: Tensor
+        self,
+        history: tuple[Tensor, Tensor],
+        query: Tensor,
+        target: Tensor,
+        user: Tensor,
+        item: Tensor,
     ) -> dict[str, Tensor]:
         """The feature groups made of representations, each (P, S, F)."""
         groups, k = self.config.groups, self.config.history_short
@@ -196,7 +240,7 @@ class Lemur(nn.Module):
         out = {
             "content": torch.cat([asked, target, product * target.shape[-1]], dim=-1)
         }
-        long, found = self.bank.read(batch.history)  # (P, L, D)
+        long, found = history  # (P, L, D), (P, L)
         short, near = most_similar(query.detach(), long, found, k)  # (P, k, D)
         person = user[:, None].expand_as(item)
         ask = self.ask(torch.cat([out["content"], person, item], dim=-1))
@@ -238,16 +282,20 @@ class Lemur(nn.Module):
     def losses(self, batch: Batch, features: Features, plan: Plan) -> Losses:
         """One training step's losses: encode, write, read, rank (the paper's order)."""
         config, mask = self.config, batch.mask
-        query = target = None
+        query = target = vectors = None
         contrast = torch.zeros((), device=batch.item.device)
         if config.has_content:
             vectors = self.refresh(batch, features, plan)
             query, there = self.anchors(batch, features)
             target = vectors[batch.inverse] * mask[..., None]  # (P, S, D)
             contrast = self.contrast(batch, query, target, mask & there[:, None])
-        click = losses.ctr(self.rank(batch, query, target)[mask], batch.label[mask])
+        click = torch.zeros((), device=batch.item.device)
+        if plan.rank:
+            fresh = vectors if config.history_gradient else None
+            logit = self.rank(batch, query, target, fresh)
+            click = losses.ctr(logit[mask], batch.label[mask])
         total = click + plan.sqdc_weight * contrast
-        if config.experts:
+        if config.experts and plan.rank:
             total = total + config.expert_l1 * self.ranker.penalty()
         if config.cic_weight:
             identity = self.ids["item"](batch.unique + 1)

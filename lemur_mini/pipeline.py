@@ -77,6 +77,8 @@ def fit(
     run = Run(model, features, seed, total=-(-len(index) // config.pages))
     if resume and checkpoint.is_file():
         run = checkpoints.resume(checkpoint, run, prepared.checksum)
+    if config.two_stage:
+        run.seconds = max(run.seconds, pretrain(prepared, run, index))
     save = None
     if checkpoint is not None:
 
@@ -91,6 +93,17 @@ def fit(
     if save:
         save(run)
     return run
+
+
+def pretrain(prepared: Prepared, run: Run, index: np.ndarray) -> float:
+    """The first of two stages, unless `run` goes on from its checkpoint: some passes of
+    the contrastive loss alone, then frozen encoders. Returns its seconds."""
+    config, model, features = run.config, run.model, prepared.features
+    first = Run(model, features, run.seed, run.total * config.two_stage, True)
+    if not run.step:
+        train(first, prepared.pages, np.tile(index, config.two_stage), None, "stage 1")
+    model.eval().freeze(features)
+    return first.seconds
 
 
 def test(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:

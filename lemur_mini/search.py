@@ -16,18 +16,20 @@ from lemur_mini.config import BASELINE, CLASSROOM
 from lemur_mini.training import choose_device
 
 RESULT = Path("data/results/search.json")
-TRIALS = {  # the same number for both
+RATES = [  # of the Transformers and the ranker, and that of the ids by it
+    {"learning_rate": rate, "id_rate": times}
+    for rate, times in ((4e-3, 1.0), (2e-3, 1.0), (2e-3, 3.0), (5e-4, 12.0))
+]
+WEIGHTS = (0.005, 0.01, 0.015, 0.02, 0.03)  # lambda
+TRIALS = {  # the same number for each; {} is what config.py says
     "rankmixer_longer": [
-        {"groups": BASELINE, "learning_rate": rate, "id_width": width}
-        for width in (32, 64)
-        for rate in (1e-3, 2e-3, 4e-3)
+        {"groups": BASELINE} | changes
+        for changes in (*RATES, {}, {"id_rate": 12.0}, {"longer_merge": 4})
     ],
     "lemur": [
-        {"sqdc_weight": weight, "id_width": 64} for weight in (0.01, 0.015, 0.02, 0.03)
-    ]
-    + [
-        {"sqdc_weight": weight, "id_width": 64, "betas": (0.9, 0.98)}
-        for weight in (0.02, 0.03)
+        {"id_rate": 12.0},
+        *({"sqdc_weight": weight} for weight in WEIGHTS),
+        RATES[2],
     ],
 }
 

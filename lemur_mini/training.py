@@ -45,16 +45,20 @@ class Run:
     features: Features
     seed: int
     total: int  # steps
+    pretraining: bool = False  # the contrast alone, the first of two stages
     step: int = 0
     seconds: float = 0.0  # of training
     log: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
+        ids = list(self.model.ids.parameters())
+        known = set(ids)
+        rest = [p for p in self.model.parameters() if p not in known]
+        decay = self.config.weight_decay
         groups = [
-            {"params": decayed, "weight_decay": self.config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": ids, "weight_decay": decay, "times": self.config.id_rate},
+            {"params": [p for p in rest if p.dim() > 1], "weight_decay": decay},
+            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(
             groups, lr=0.0, betas=self.config.betas, fused=True
@@ -87,7 +91,8 @@ def plan(run: Run, batch: Batch) -> Plan:
         order=torch.from_numpy(chance).float().to(run.device),
         forward_share=config.forward_share if sampling else 1.0,
         backward_share=config.backward_share if sampling else 1.0,
-        sqdc_weight=config.sqdc_weight,
+        sqdc_weight=1.0 if run.pretraining else config.sqdc_weight,
+        rank=not run.pretraining,
     )
 
 
@@ -99,7 +104,7 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     before = run.model.bank.read(batch.unique) if watch else None
     age = run.model.bank.age(batch.unique, step) if watch else None
     for group in run.optimizer.param_groups:
-        group["lr"] = rate(config, step, run.total)
+        group["lr"] = rate(config, step, run.total) * group.get("times", 1.0)
     with autocast(config, run.device):
         losses = run.model.losses(batch, run.features, plan(run, batch))
     run.optimizer.zero_grad(set_to_none=True)

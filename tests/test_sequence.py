@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lemur_mini.sequence import (
     CrossAttention,
     Decoder,
+    Din,
     SimilarityModule,
     masked_softmax,
     most_similar,
@@ -269,3 +271,21 @@ def test_most_similar_takes_the_nearest_known_items(k):
         count = min(k, len(items))
         assert known[p].tolist() == [True] * count + [False] * (min(k, L) - count)
         assert chosen[p, :count].tolist() == items[:count]
+
+
+def test_din_is_a_loop_over_targets_and_items():
+    torch.manual_seed(0)
+    din = Din(4, hidden=3)
+    target, history = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    out = din(target, history, mask)
+    for p in range(2):
+        for s in range(3):
+            total = torch.zeros(4)
+            for j in range(5):
+                if mask[p, j]:
+                    t, h = target[p, s], history[p, j]
+                    hidden = din.target(t) + din.item(h) + din.product(t * h)
+                    total = total + din.weight(F.gelu(hidden)) * h
+            wanted = torch.cat([total, total * target[p, s]])
+            torch.testing.assert_close(out[p, s], wanted)

@@ -99,8 +99,16 @@ def test_the_optimiser_follows_the_schedule(prepared, config):
     run = fresh_run(prepared, config)
     for step in range(3):
         train_on(run, prepared, range(4 * (step + 1)))
-        rates = {group["lr"] for group in run.optimizer.param_groups}
-        assert rates == {rate(config, step, 9)}
+        ids, *rest = [group["lr"] for group in run.optimizer.param_groups]
+        assert set(rest) == {rate(config, step, 9)}
+        assert ids == config.id_rate * rest[0]
+
+
+def test_the_first_group_of_the_optimiser_is_the_ids(prepared, config):
+    run = fresh_run(prepared, config)
+    groups = [group["params"] for group in run.optimizer.param_groups]
+    assert [id(p) for p in groups[0]] == [id(p) for p in run.model.ids.parameters()]
+    assert sum(map(len, groups)) == len(list(run.model.parameters()))
 
 
 def test_gradients_are_clipped(prepared, config):
@@ -272,7 +280,7 @@ def test_a_missing_checkpoint_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "seed", "data", "wanted"),
     [
-        ({"learning_rate": 0.5}, 0, DATA, "learning_rate 0.002 (now 0.5)"),
+        ({"learning_rate": 0.5}, 0, DATA, "learning_rate 0.001 (now 0.5)"),
         ({"ranker": "dlrm"}, 0, DATA, "ranker rankmixer (now dlrm)"),
         ({}, 1, DATA, "seed 0 (now 1)"),
         ({}, 0, "11111111", f"data {DATA} (now 11111111)"),
@@ -441,3 +449,32 @@ def test_the_user_and_item_of_a_row_are_those_that_were_scored(prepared):
         assert log.user[row] == batch.user[page]
         assert log.item[row] == batch.item[page, place]
         assert log.label[row] == batch.label[page, place]
+
+
+# --- the two-stage opponent ----------------------------------------------------------
+
+
+def test_two_stages_train_the_encoders_by_the_contrast_alone(prepared, config):
+    run = fresh_run(prepared, config.but(two_stage=2))
+    start = {k: v.clone() for k, v in run.model.state_dict().items()}
+    index = prepared.pages.between(None, None)[:12]
+    pipeline.pretrain(prepared, run, index)
+    after = run.model.state_dict()
+    moved = {k.split(".")[0] for k in start if not torch.equal(start[k], after[k])}
+    assert moved == {"document_encoder", "query_encoder", "norms", "bank"}
+    assert (run.model.bank.written >= 0).all()
+
+
+def test_the_second_stage_trains_all_but_the_encoders(prepared, config, monkeypatch):
+    run = fresh_run(prepared, config.but(two_stage=1))
+    index = prepared.pages.between(None, None)[:12]
+    pipeline.pretrain(prepared, run, index)
+    start = {k: v.clone() for k, v in run.model.state_dict().items()}
+    encoded = []
+    run.model.document_encoder.register_forward_hook(lambda *_: encoded.append(1))
+    train(run, prepared.pages, index)
+    after = run.model.state_dict()
+    still = {k.split(".")[0] for k in start if torch.equal(start[k], after[k])}
+    assert {"document_encoder", "query_encoder", "norms", "bank"} <= still
+    assert not torch.equal(start["ids.user.weight"], after["ids.user.weight"])
+    assert not encoded

@@ -180,7 +180,9 @@ def test_just_the_pages_without_a_watch_are_reissued(platform):
 # --- truth ---------------------------------------------------------------------------
 
 
-def naive_probability(platform: Platform, user: int, query: Query, i: int) -> float:
+def naive_probability(
+    platform: Platform, user: int, query: Query, i: int, watched: set
+) -> float:
     config, users, documents = platform.config, platform.users, platform.documents
     topic, category = documents.topic[i], documents.category[i]
     inside = category == query.category
@@ -194,17 +196,34 @@ def naive_probability(platform: Platform, user: int, query: Query, i: int) -> fl
         match = 1.0 if mine[user] == its[i] else 0.0
         logit += config.taste * (match - 0.2) / math.sqrt(0.2 * 0.8)
     logit += config.quality * documents.quality[i]
+    logit += config.refinding * (i in watched)
     return 1 / (1 + math.exp(-logit))
 
 
 def test_probability_is_the_formula(platform):
     asked = queries(platform, True, 20) + queries(platform, False, 20)
     shown = np.arange(0, 2000, 7)
+    platform.watched[3, [7, 21]] = True
     for user, query in enumerate(asked):
-        expected = [naive_probability(platform, user, query, i) for i in shown]
+        known = {7, 21} if user == 3 else set()
+        expected = [naive_probability(platform, user, query, i, known) for i in shown]
         np.testing.assert_allclose(
             platform.probability(user, query, shown), expected, rtol=1e-12
         )
+
+
+def test_what_was_watched_before_is_watched_more(platform):
+    lively = Platform(replace(platform.config, documents=100), seed=5)
+    log = lively.simulate()
+    seen, chances = set(), {True: [], False: []}
+    for record in log:  # sessions of one user do not overlap here
+        for i, p, label in zip(
+            record["item"], record["p"], record["label"], strict=True
+        ):
+            chances[(record["user"], i) in seen].append(p)
+            seen |= {(record["user"], i)} if label else set()
+    assert len(chances[True]) > 100
+    assert np.mean(chances[True]) > np.mean(chances[False]) + 0.2
 
 
 def test_labels_follow_the_probabilities(shipped):

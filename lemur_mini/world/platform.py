@@ -62,6 +62,8 @@ class Platform:
         self.seed, self.rng = seed, np.random.default_rng(seed)
         self.users: Users = draw_users(config, self.rng)
         self.documents: Documents = draw_documents(config, self.rng)
+        # who has watched what so far; `simulate` fills it
+        self.watched = np.zeros((config.users, config.documents), dtype=bool)
         documents, (categories, topics) = self.documents, themes()
         self._by_topic = [
             np.flatnonzero(documents.topic == t) for t in range(len(topics))
@@ -121,7 +123,8 @@ class Platform:
         return pool[np.argsort(-key)[:k]]
 
     def probability(self, user: int, query: Query, shown: np.ndarray) -> np.ndarray:
-        """True chance of a watch for every document shown."""
+        """True chance of a watch for every document shown, given what the user has
+        watched so far: much of searching is finding again."""
         config, users, documents = self.config, self.users, self.documents
         topic = documents.topic[shown]
         inside = documents.category[shown] == query.category
@@ -136,6 +139,7 @@ class Platform:
             + config.taste * _standard(documents.palette[shown], users.palette[user])
             + config.taste * _standard(documents.tone[shown], users.tone[user])
             + config.quality * documents.quality[shown]
+            + config.refinding * self.watched[user, shown]
         )
         return 1 / (1 + np.exp(-logit))
 
@@ -157,6 +161,7 @@ class Platform:
                 shown = self.page(query, day)
                 p = self.probability(user, query, shown)
                 label = (self.rng.random(len(p)) < p).astype(np.int8)
+                self.watched[user, shown[label == 1]] = True
                 log.append(_record(user, query, day, shown, p, label))
                 again = not label.any() and self.rng.random() < self.config.reformulate
                 query = self.refine(user, query) if again else None
