@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -19,7 +17,6 @@ from lemur_mini.data import DataError
 from lemur_mini.training import choose_device
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
 NAMES = plots.NAMES
 
 
@@ -82,6 +79,7 @@ def run(options: argparse.Namespace) -> dict:
     print(f"reading {options.data}")
     prepared = pipeline.prepare(options.data, config, device)
     dataset = prepared.dataset
+    config = pipeline.config_for(config, dataset)
     print(
         f"{len(dataset.log.label):,} impressions, {len(dataset.users):,} users, "
         f"{len(dataset.items):,} documents, device {device}"
@@ -126,11 +124,10 @@ def provenance(
         },
         "scale": options.scale,
         "seed": options.seed,
-        "device": device_name(device),
+        "device": pipeline.device_name(device),
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python -m lemur_mini", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
+        "versions": pipeline.versions(),
     }
 
 
@@ -142,13 +139,6 @@ def cost(trained) -> dict:
         "impressions_per_second": round(impressions / max(trained.seconds, 1e-9)),
         "parameters": sum(p.numel() for p in trained.model.parameters()),
     }
-
-
-def device_name(device: torch.device) -> str:
-    """The device with what it is, and the threads on a CPU."""
-    if device.type == "cuda":
-        return f"cuda, {torch.cuda.get_device_name(device)}"
-    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def write(out: Path, report: dict, prepared: pipeline.Prepared) -> None:

@@ -59,7 +59,7 @@ class Config:
         ("asr", 12),
         ("cover_ocr", 12),
     )
-    other_field_tokens: int = 24  # of a field not listed above
+    other_field_tokens: int = 16  # of a field not listed above
     vocabulary: int = 8000
     encode_chunk: int = 128  # documents of like length that are encoded together
     image_size: int = 32  # pixels, square
@@ -102,7 +102,7 @@ class Config:
     page: int = 8  # S, impressions of one query in a row of the batch
     pages: int = 64  # rows of a batch
     learning_rate: float = 1e-3
-    id_rate: float = 6.0  # times learning_rate, of the id embeddings
+    id_rate: float = 12.0  # times learning_rate, of the id embeddings
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     warm_up: float = 0.05  # share of the steps
@@ -116,6 +116,8 @@ class Config:
                 f"history_long {self.history_long} is no multiple of longer_merge "
                 f"{self.longer_merge}; LONGER merges whole groups"
             )
+        if "similarity" in self.groups and not {"long", "short"} & set(self.groups):
+            raise ValueError("similarity compares with a sequence; add long or short")
         if self.cic_weight and not self.has_content:
             raise ValueError("cic_weight needs a content group; add one or set it to 0")
 
@@ -136,6 +138,9 @@ class Config:
 
 # What differs from a scale's LEMUR in the id baseline, tuned on the same days.
 BASELINE_CHANGES = {"groups": BASELINE}
+# ... and where there are no queries: the contrast is between a document and the last
+# one watched, which says less. Tuned on the validation days of the films.
+FEED_CHANGES = {"sqdc_weight": 0.01}
 
 CLASSROOM = Config()
 GPU = CLASSROOM.but(

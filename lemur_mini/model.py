@@ -94,9 +94,10 @@ class Lemur(nn.Module):
             self.ask = nn.Linear(3 * d + 2 * e, d)
             if config.cic_weight:
                 self.to_identity = nn.Linear(d, e)
-            sort = config.similarity_sorted
-            self.similarity = SimilarityModule(sort)
-            values = (1 + sort) * (config.history_long + config.history_short)
+            self.similarity = SimilarityModule(config.similarity_sorted)
+            lengths = {"long": config.history_long, "short": config.history_short}
+            values = sum(n for name, n in lengths.items() if name in config.groups)
+            values *= 1 + config.similarity_sorted
             widths |= {"content": 3 * d, "long": d, "short": d, "similarity": values}
         for name in ("long", "short"):
             if name not in config.groups:
@@ -244,15 +245,13 @@ class Lemur(nn.Module):
         short, near = most_similar(query.detach(), long, found, k)  # (P, k, D)
         person = user[:, None].expand_as(item)
         ask = self.ask(torch.cat([out["content"], person, item], dim=-1))
-        if "long" in groups:
-            out["long"] = self.long(ask, long, found)
-        if "short" in groups:
-            out["short"] = self.short(ask, short, near)
+        sequences = {"long": (long, found), "short": (short, near)}
+        sequences = {name: pair for name, pair in sequences.items() if name in groups}
+        for name, pair in sequences.items():
+            out[name] = self.get_submodule(name)(ask, *pair)
         if "similarity" in groups:
-            pair = ((long, found), (short, near))
-            out["similarity"] = torch.cat(
-                [self.similarity(target, *which) for which in pair], dim=-1
-            )
+            cosines = [self.similarity(target, *pair) for pair in sequences.values()]
+            out["similarity"] = torch.cat(cosines, dim=-1)
         return out
 
     def forward(self, batch: Batch, features: Features) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lemur_mini import checkpoints
-from lemur_mini.config import Config
+from lemur_mini.config import FEED_CHANGES, Config
 from lemur_mini.data import (
     Dataset,
     Features,
@@ -23,6 +25,8 @@ from lemur_mini.data.loading import checksum
 from lemur_mini.evaluation import auc, evaluate, qauc, slices
 from lemur_mini.model import Sizes
 from lemur_mini.training import Run, make_model, predict, train
+
+PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,23 @@ def prepare(source: str | Path, config: Config, device: torch.device) -> Prepare
         sizes=sizes,
         checksum=checksum(dataset),
     )
+
+
+def config_for(config: Config, dataset: Dataset) -> Config:
+    """The configuration for this kind of data: a feed has settings of its own."""
+    return config.but(**FEED_CHANGES) if dataset.is_feed else config
+
+
+def device_name(device: torch.device) -> str:
+    """The device with what it is, and the threads on a CPU."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
 
 
 def fit(
@@ -106,11 +127,19 @@ def pretrain(prepared: Prepared, run: Run, index: np.ndarray) -> float:
     return first.seconds
 
 
-def test(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:
-    """Evaluate a trained model on all sessions that begin in [start, end)."""
+def score(
+    prepared: Prepared, run: Run, start: int, end: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the log and watch probabilities of all sessions in [start, end)."""
+    index = prepared.pages.between(start, end)
+    return predict(run.model, prepared.features, prepared.pages, index)
+
+
+def measures(
+    prepared: Prepared, rows: np.ndarray, chance: np.ndarray, start: int
+) -> dict:
+    """Every measure of these scored rows; cold and tail by what came before `start`."""
     log, pages = prepared.dataset.log, prepared.pages
-    index = pages.between(start, end)
-    rows, score = predict(run.model, prepared.features, pages, index)
     seen = pages.rows[pages.between(None, start)]
     seen = seen[seen >= 0]
     parts = slices(
@@ -121,7 +150,12 @@ def test(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:
         prepared.sizes.documents,
         prepared.sizes.users,
     )
-    return evaluate(log.label[rows], score, log.qid[rows], parts)
+    return evaluate(log.label[rows], chance, log.qid[rows], parts)
+
+
+def test(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:
+    """Evaluate a trained model on all sessions that begin in [start, end)."""
+    return measures(prepared, *score(prepared, run, start, end), start)
 
 
 def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:

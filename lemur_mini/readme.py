@@ -3,14 +3,13 @@ from data/ and the reports in data/results/. No number in them is typed by hand.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from lemur_mini import plots
+from lemur_mini import claims, plots
 from lemur_mini.pipeline import gap_closed, mean_and_interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,7 +22,7 @@ def main() -> None:
     fill(ROOT / "README.md", "results", results())
     fill(ROOT / "data" / "README.md", "counts", counts())
     plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
-    for report in reports("main")[:1]:
+    for report in reports("platform")[:1]:
         figure = plots.report_figure(report, report["training_log"]["lemur"])
         plots.save_figure(figure, ROOT / "figures" / "main.png")
 
@@ -40,17 +39,27 @@ def replaced(old: str, name: str, text: str) -> str:
     return re.sub(marked, lambda m: m[1] + text + "\n" + m[2], old, flags=re.S)
 
 
-def reports(kind: str) -> list[dict]:
-    """The stored reports of one kind, by seed."""
-    files = sorted(RESULTS.glob(f"{kind}-seed*.json"))
-    return [json.loads(path.read_text("utf-8")) for path in files]
+def reports(name: str) -> list[dict]:
+    """What the main command would report, by seed, from the stored runs."""
+    runs = claims.load(RESULTS / f"{name}-classroom")
+    found = []
+    for seed in claims.seeds_of(runs, *plots.NAMES):
+        pair = {model: runs[model, seed] for model in plots.NAMES}
+        facts = {k: pair["lemur"][k] for k in ("seed", "device", "date", "ceiling")}
+        models = {
+            model: run["test"] | {"train_seconds": run["seconds"]}
+            for model, run in pair.items()
+        }
+        logs = {model: run["log"] for model, run in pair.items()}
+        found.append(facts | {"models": models, "training_log": logs})
+    return found
 
 
 def results() -> str:
     """The result tables of the README."""
     parts = []
     for kind, title in (
-        ("main", "**The embedded platform**, days 29-30"),
+        ("platform", "**The embedded platform**, days 29-30"),
         (
             "films",
             "**Real films** (MovieLens-1M ratings, posters and plots; local data)",

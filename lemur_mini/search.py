@@ -18,18 +18,22 @@ from lemur_mini.training import choose_device
 RESULT = Path("data/results/search.json")
 RATES = [  # of the Transformers and the ranker, and that of the ids by it
     {"learning_rate": rate, "id_rate": times}
-    for rate, times in ((4e-3, 1.0), (2e-3, 1.0), (2e-3, 3.0), (5e-4, 12.0))
+    for rate, times in (
+        *((4e-3, 1.0), (2e-3, 1.0), (2e-3, 3.0), (5e-4, 12.0)),
+        *((1e-3, 6.0), (1e-3, 12.0), (1e-3, 24.0)),
+    )
 ]
-WEIGHTS = (0.005, 0.01, 0.015, 0.02, 0.03)  # lambda
-TRIALS = {  # the same number for each; {} is what config.py says
+BEST = {"learning_rate": 1e-3, "id_rate": 12.0}
+TRIALS = {  # the same number for both
     "rankmixer_longer": [
-        {"groups": BASELINE} | changes
-        for changes in (*RATES, {}, {"id_rate": 12.0}, {"longer_merge": 4})
+        *({"groups": BASELINE, "longer_merge": 1} | rates for rates in RATES),
+        {"groups": BASELINE, "longer_merge": 4} | BEST,
     ],
     "lemur": [
-        {"id_rate": 12.0},
-        *({"sqdc_weight": weight} for weight in WEIGHTS),
-        RATES[2],
+        *(BEST | {"sqdc_weight": w} for w in (0.015, 0.005, 0.01, 0.02, 0.03)),
+        BEST | {"sqdc_weight": 0.015, "id_rate": 24.0},
+        BEST | {"sqdc_weight": 0.015, "id_rate": 6.0},
+        {"learning_rate": 2e-3, "id_rate": 6.0, "sqdc_weight": 0.015},
     ],
 }
 
@@ -63,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
 def trial(prepared: pipeline.Prepared, changes: dict, seed: int) -> dict:
     """Train on the days before validation, score the validation days."""
     dataset = prepared.dataset
-    run = pipeline.fit(prepared, CLASSROOM.but(**changes), seed, dataset.valid_start)
+    config = pipeline.config_for(CLASSROOM, dataset).but(**changes)
+    run = pipeline.fit(prepared, config, seed, dataset.valid_start)
     result = pipeline.test(prepared, run, dataset.valid_start, dataset.test_start)
     kept = {k: result[k] for k in ("auc", "qauc", "log_loss", "cold_auc")}
     return kept | {"data": prepared.checksum, "train_seconds": round(run.seconds)}

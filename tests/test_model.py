@@ -431,11 +431,12 @@ def test_every_group_can_be_dropped(prepared, config, group, ranker):
         ("content", {"query", "item"}),
         ("long", {"user", "query", "item", "history"}),
         ("short", {"user", "query", "item", "history"}),
-        ("similarity", {"query", "item", "history"}),
+        ("short similarity", {"user", "query", "item", "history"}),
     ],
 )
 def test_a_group_hears_what_it_should_and_nothing_else(prepared, config, group, heard):
-    model, batch = build(prepared, config, groups=(group,)), batch_of(prepared, config)
+    groups = tuple(group.split())
+    model, batch = build(prepared, config, groups=groups), batch_of(prepared, config)
     if group not in BASELINE:
         publish(model, prepared)
     before = serve(model, batch, prepared)[batch.mask]
@@ -583,3 +584,22 @@ def test_a_modality_that_is_not_shown_is_not_heard(prepared, config, kept):
         "text": torch.equal(model.encode(mute, rows), before),
     }
     assert same == {"image": kept == "text", "text": kept == "image"}
+
+
+@pytest.mark.parametrize("gone", ["long", "short"])
+def test_similarities_are_those_of_the_sequences_there_are(prepared, config, gone):
+    kept = tuple(group for group in LEMUR if group != gone)
+    whole, part = build(prepared, config), build(prepared, config, groups=kept)
+    sizes = {"long": config.history_long, "short": config.history_short}
+
+    def width(model: Lemur) -> int:
+        return model.ranker.tokens.project["similarity"].in_features
+
+    assert width(whole) - width(part) == 2 * sizes[gone]
+    publish(part, prepared)
+    assert serve(part, batch_of(prepared, config), prepared).isfinite().all()
+
+
+def test_similarity_needs_a_sequence(config):
+    with pytest.raises(ValueError, match="add long or short"):
+        config.but(groups=("user", "similarity"))

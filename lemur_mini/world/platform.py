@@ -107,16 +107,16 @@ class Platform:
         other = (query.category + rng.integers(1, len(self._by_category))) % len(
             self._by_category
         )
-        shown = [self._draw(self._by_category[other], 1, day)]
+        shown = [self.draw(self._by_category[other], 1, day)]
         if query.topic == BROAD:
-            shown.append(self._draw(category, size - 1, day))
+            shown.append(self.draw(category, size - 1, day))
         else:
             near = category[self.documents.topic[category] != query.topic]
-            shown.append(self._draw(self._by_topic[query.topic], size - 2, day))
-            shown.append(self._draw(near, 1, day))
+            shown.append(self.draw(self._by_topic[query.topic], size - 2, day))
+            shown.append(self.draw(near, 1, day))
         return rng.permutation(np.concatenate(shown))
 
-    def _draw(self, pool: np.ndarray, k: int, day: float) -> np.ndarray:
+    def draw(self, pool: np.ndarray, k: int, day: float) -> np.ndarray:
         """k documents of the pool that exist by then, popular ones first (Gumbel)."""
         pool = pool[: np.searchsorted(self.documents.born[pool], day, side="right")]
         key = np.log(self.documents.popularity[pool]) + self.rng.gumbel(size=len(pool))

@@ -1,0 +1,217 @@
+"""python -m lemur_mini.experiments: the paper's claims, named changes of one config.
+
+run    train and test what has no result yet; a killed run is started again
+table  figures/claims.json, figures/claims.png and the README's table, from results
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from lemur_mini import claims, pipeline, plots, readme
+from lemur_mini.accounting import step_flops
+from lemur_mini.checkpoints import write_atomically
+from lemur_mini.claims import CLAIMS
+from lemur_mini.config import BASELINE, BASELINE_CHANGES, LEMUR, SCALES, Config
+from lemur_mini.data import Dataset
+from lemur_mini.evaluation import query_auc
+from lemur_mini.online import online
+from lemur_mini.training import choose_device
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "data" / "results"
+IDS = ("user", "item", "query")
+
+
+def without(*groups: str) -> dict:
+    """LEMUR without some of its feature groups."""
+    return {"groups": tuple(g for g in LEMUR if g not in groups)}
+
+
+def sampled(p: float, q: float) -> dict:
+    """p and q of the paper. # our choice: from half-way on; young encoders starve."""
+    return {"forward_share": p, "backward_share": q, "sampling_from": 0.5}
+
+
+# Differences from LEMUR at the same scale; nothing else tells variants apart.
+VARIANTS: dict[str, dict] = {
+    "dlrm": BASELINE_CHANGES | {"groups": IDS, "ranker": "dlrm"},
+    "rankmixer": BASELINE_CHANGES | {"groups": IDS},
+    "rankmixer_longer": BASELINE_CHANGES,
+    "din": BASELINE_CHANGES | {"groups": (*IDS, "din")},
+    "content": {"groups": (*BASELINE, "content")},
+    "lemur": {},
+    "two_stage": {"two_stage": 2},
+    "stop_gradient": {"stop_gradient": True},
+    "no_long": without("long"),
+    "no_short": without("short"),
+    "no_similarity": without("similarity"),
+    "no_sqdc": {"sqdc_weight": 0.0},
+    "no_session_mask": {"session_mask": False},
+    "cic": {"cic_weight": 0.01},
+    "positives": {"sqdc_negatives": "positives"},
+    "p100_q20": sampled(1.0, 0.2),
+    "p20_q20": sampled(0.2, 0.2),
+    "p10_q10": sampled(0.1, 0.1),
+    "text_only": {"modalities": ("text",)},
+    "image_only": {"modalities": ("image",)},
+    "history_gradient": {"history_gradient": True},
+    **{f"temperature_{t}": {"temperature": float(t)} for t in (2, 5, 20, 50)},
+    **{f"write_every_{k}": {"write_every": k} for k in (2, 5, 10)},
+}
+
+
+ONLINE = ("rankmixer_longer", "lemur")  # these also serve the simulated users
+
+
+def config_of(variant: str, scale: str, dataset: Dataset) -> Config:
+    """The configuration of a variant. T and lambda move together: lambda * T, the size
+    of the contrast's gradient, stays what it is at the scale's own T."""
+    config = pipeline.config_for(SCALES[scale], dataset).but(**VARIANTS[variant])
+    usual = SCALES[scale].temperature
+    return config.but(sqdc_weight=config.sqdc_weight * usual / config.temperature)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lemur_mini.experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("action", choices=["run", "table"])
+    add("--data", default=str(ROOT / "data"))
+    add("--name", default="platform", help="folder of results for this data set")
+    add("--claims", type=int, nargs="+", help="numbers of claims; all by default")
+    add("--variants", nargs="+", choices=VARIANTS, help="instead of claims")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--scale", default="classroom", choices=["classroom", "gpu"])
+    add("--device", default="auto")
+    add("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    options = parser.parse_args(arguments)
+    if options.action == "run":
+        run(options)
+    else:
+        table(options)
+
+
+def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
+    """Variants and seeds that the options ask for, in the order of the claims."""
+    if options.variants:
+        names = options.variants
+    else:
+        chosen = [c for c in CLAIMS if not options.claims or c.number in options.claims]
+        names = [name for c in chosen for name in (c.against, c.variant, *c.others)]
+    names = dict.fromkeys(n for n in names if n in VARIANTS)
+    return [(name, seed) for seed in options.seeds for name in names]
+
+
+def table(options: argparse.Namespace) -> None:
+    """Claims as JSON and figure, and in the README; from stored results alone."""
+    runs = claims.load(RESULTS / f"{options.name}-{options.scale}")
+    rows = claims.measure_all(runs)
+    stem = "claims" if options.name == "platform" else f"claims-{options.name}"
+    text = json.dumps(rows, indent=1) + "\n"
+    path = ROOT / "figures" / f"{stem}.json"
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+    plots.save_figure(claims.figure(rows), path.with_suffix(".png"))
+    readme.fill(ROOT / "README.md", stem, claims.table(rows))
+
+
+def result_path(name: str, scale: str, variant: str, seed: int) -> Path:
+    """Where the result of one run lies."""
+    return RESULTS / f"{name}-{scale}" / f"{variant}-seed{seed}.json"
+
+
+def is_done(path: Path, config: Config, checksum: str) -> bool:
+    """Whether there is a result of just this configuration on just this data."""
+    if not path.is_file():
+        return False
+    facts = json.loads(path.read_text("utf-8"))
+    same = facts["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+    return same and facts["data"] == checksum
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do all runs that have no result yet, `jobs` at a time."""
+    fork = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        options.jobs, fork, _open, (options.data, options.scale, options.device)
+    ) as pool:
+        tasks = [
+            pool.submit(_one, options.name, options.scale, variant, seed)
+            for variant, seed in wanted(options)
+        ]
+        for task in tqdm(as_completed(tasks), "runs", len(tasks), unit="run"):
+            if line := task.result():
+                tqdm.write(line)
+
+
+_opened: pipeline.Prepared | None = None  # of a worker process
+
+
+def _open(data: str, scale: str, device: str) -> None:
+    global _opened
+    torch.set_num_threads(1)
+    _opened = pipeline.prepare(data, SCALES[scale], choose_device(device))
+
+
+def _one(name: str, scale: str, variant: str, seed: int) -> str:
+    prepared, path = _opened, result_path(name, scale, variant, seed)
+    config = config_of(variant, scale, prepared.dataset)
+    if is_done(path, config, prepared.checksum):
+        return ""
+    result = measure(prepared, config, variant, seed)
+    text = json.dumps(result, indent=None, separators=(",", ":")) + "\n"
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+    return f"{result['test']['qauc']:.4f} {variant}, seed {seed}"
+
+
+def measure(
+    prepared: pipeline.Prepared, config: Config, variant: str, seed: int
+) -> dict:
+    """Train before the test days, test on them, and say where it came from."""
+    dataset = prepared.dataset
+    trained = pipeline.fit(
+        prepared, config, seed, dataset.test_start, title=f"{variant}, seed {seed}"
+    )
+    log = dataset.log
+    rows, score = pipeline.score(prepared, trained, dataset.test_start, None)
+    each = query_auc(log.label[rows], score, log.qid[rows])
+    live = variant in ONLINE and dataset.truth is not None
+    return {
+        "variant": variant,
+        "seed": seed,
+        "scale": config.scale,
+        "data": prepared.checksum,
+        "date": datetime.date.today().isoformat(),
+        "command": f"python -m lemur_mini.experiments run --variants {variant} "
+        f"--seeds {seed} --scale {config.scale}",
+        "device": pipeline.device_name(trained.device),
+        "versions": pipeline.versions(),
+        "test": pipeline.measures(prepared, rows, score, dataset.test_start),
+        "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
+        "seconds": round(trained.seconds, 1),
+        "flops": step_flops(prepared, config),
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "log": trained.log,
+        "online": online(prepared, trained.model, seed) if live else None,
+        # thousandths, in the order of QIDs; -1 where a query has one class
+        "query_auc": np.nan_to_num(np.round(each * 1000), nan=-1).astype(int).tolist(),
+        "config": dataclasses.asdict(config),
+    }
+
+
+if __name__ == "__main__":
+    main()

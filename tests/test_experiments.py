@@ -1,0 +1,203 @@
+"""Experiments: variants, pairing, intervals, verdicts, and runs that go on."""
+
+import dataclasses
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+from lemur_mini import accounting, claims, experiments, online
+from lemur_mini.claims import CLAIMS, CONTRADICTS, NO_DIFFERENCE, REPRODUCES, Claim
+from lemur_mini.config import BASELINE, CLASSROOM, LEMUR, SCALES, Config
+from lemur_mini.world import Platform
+
+
+def test_every_claim_names_variants_that_exist():
+    for claim in CLAIMS:
+        named = {claim.variant, claim.against, *claim.others}
+        assert named <= set(experiments.VARIANTS), claim.number
+    numbers = [claim.number for claim in CLAIMS]
+    assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("variant", experiments.VARIANTS)
+def test_a_variant_is_a_change_of_known_fields(variant, dataset):
+    config = experiments.config_of(variant, "classroom", dataset)
+    known = {field.name for field in dataclasses.fields(Config)}
+    changes = experiments.VARIANTS[variant]
+    assert set(changes) <= known
+    for name in known - set(changes) - {"sqdc_weight"}:
+        assert getattr(config, name) == getattr(CLASSROOM, name)
+    assert config != CLASSROOM or not changes
+
+
+def test_temperature_keeps_the_size_of_the_contrasts_gradient(dataset):
+    usual = CLASSROOM.sqdc_weight * CLASSROOM.temperature
+    for t in (2, 5, 20, 50):
+        config = experiments.config_of(f"temperature_{t}", "classroom", dataset)
+        assert config.sqdc_weight * config.temperature == pytest.approx(usual)
+
+
+@pytest.mark.parametrize(
+    ("expected", "interval", "wanted"),
+    [
+        (1, [0.1, 0.2], REPRODUCES),
+        (1, [-0.1, 0.2], NO_DIFFERENCE),
+        (1, [-0.2, -0.1], CONTRADICTS),
+        (-1, [-0.2, -0.1], REPRODUCES),
+        (-1, [0.1, 0.2], CONTRADICTS),
+        (0, [-0.1, 0.1], REPRODUCES),
+        (0, [0.1, 0.2], CONTRADICTS),
+    ],
+)
+def test_verdicts(expected, interval, wanted):
+    assert claims.verdict(expected, interval) == wanted
+
+
+def made_up(variant: str, seed: int, values: list[int]) -> dict:
+    known = [v for v in values if v >= 0]
+    return {
+        "variant": variant,
+        "seed": seed,
+        "query_auc": values,
+        "test": {"qauc": np.mean(known) / 1000},
+        "flops": {"total": 1},
+    }
+
+
+def test_comparisons_are_paired_by_seed_and_query():
+    """Queries differ much, the two variants by exactly 0.1 in each: the interval of a
+    paired difference is a point."""
+    values = [100, 500, -1, 800, 300]
+    moved = [v + 100 if v >= 0 else v for v in values]
+    runs = {}
+    for seed in range(3):
+        shifted = [v + 10 * seed if v >= 0 else v for v in values]
+        runs["a", seed] = made_up("a", seed, shifted)
+        moved = [v + 100 if v >= 0 else v for v in shifted]
+        runs["b", seed] = made_up("b", seed, moved)
+    runs["b", 7] = made_up("b", 7, [0, 0, 0, 0, 0])  # has no partner
+    row = claims.compare(Claim("0", "", "", "", "b", "a", 1), runs)
+    assert row["seeds"] == 3
+    assert row["ours"] == pytest.approx(0.1)
+    np.testing.assert_allclose(row["interval"], [0.1, 0.1], atol=1e-9)
+    assert row["verdict"] == REPRODUCES
+
+
+def test_bootstrap_against_a_loop():
+    rng = np.random.default_rng(3)
+    each = rng.normal(0.02, 0.3, size=(2, 400))
+    each[0, :50] = np.nan
+    low, high = claims.bootstrap(each)
+    mean = np.nanmean(each, axis=0)
+    spread = mean.std() / 20
+    assert low == pytest.approx(mean.mean() - 1.96 * spread, abs=0.3 * spread)
+    assert high == pytest.approx(mean.mean() + 1.96 * spread, abs=0.3 * spread)
+
+
+def test_fewer_than_two_seeds_say_nothing():
+    runs = {(v, 0): made_up(v, 0, [500]) for v in "ab"}
+    assert claims.compare(Claim("0", "", "", "", "b", "a", 1), runs) is None
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path, config, prepared, world):
+    """The command on the tiny platform, in this process."""
+    platform = Platform(world, 0)
+    platform.simulate()
+    monkeypatch.setattr(online, "_platform", lambda seed: platform)
+    few = partial(online.online, count=30)
+    monkeypatch.setattr(experiments, "online", few)
+    monkeypatch.setitem(SCALES, "classroom", config)
+    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
+    monkeypatch.setattr(experiments, "_opened", prepared)
+    return tmp_path
+
+
+STAMPS = ("date", "seconds")
+
+
+def test_a_run_that_is_done_is_not_done_again(small, monkeypatch):
+    line = experiments._one("tiny", "classroom", "content", 0)
+    assert line.endswith("content, seed 0")
+    monkeypatch.setattr(experiments, "measure", lambda *_: pytest.fail("ran again"))
+    assert experiments._one("tiny", "classroom", "content", 0) == ""
+
+
+def test_a_run_of_another_configuration_is_done_again(small):
+    path = experiments.result_path("tiny", "classroom", "dlrm", 0)
+    experiments._one("tiny", "classroom", "dlrm", 0)
+    facts = json.loads(path.read_text())
+    facts["config"]["learning_rate"] = 7.0
+    path.write_text(json.dumps(facts))
+    assert experiments._one("tiny", "classroom", "dlrm", 0)
+    assert json.loads(path.read_text())["config"]["learning_rate"] != 7.0
+
+
+@pytest.mark.parametrize("variant", ["dlrm", "lemur", "two_stage"])
+def test_a_killed_run_leaves_nothing_and_comes_out_the_same(
+    small, monkeypatch, variant
+):
+    path = experiments.result_path("tiny", "classroom", variant, 1)
+    experiments._one("tiny", "classroom", variant, 1)
+    first = json.loads(path.read_text())
+    path.unlink()
+    with monkeypatch.context() as patch:
+        from lemur_mini import pipeline
+
+        real = pipeline.train
+
+        def killed(run, pages, index, *rest):
+            real(run, pages, index[: len(index) // 2], *rest)
+            raise KeyboardInterrupt
+
+        patch.setattr(pipeline, "train", killed)
+        with pytest.raises(KeyboardInterrupt):
+            experiments._one("tiny", "classroom", variant, 1)
+    assert list(small.rglob("*.json")) == []
+    experiments._one("tiny", "classroom", variant, 1)
+    again = json.loads(path.read_text())
+    assert {k: v for k, v in first.items() if k not in STAMPS} == {
+        k: v for k, v in again.items() if k not in STAMPS
+    }
+
+
+def test_a_result_says_where_it_came_from(small):
+    experiments._one("tiny", "classroom", "lemur", 0)
+    path = experiments.result_path("tiny", "classroom", "lemur", 0)
+    facts = json.loads(path.read_text())
+    for key in ("config", "seed", "versions", "device", "command", "date", "data"):
+        assert facts[key] or key == "seed"
+    tested = [v / 1000 for v in facts["query_auc"] if v >= 0]
+    assert np.mean(tested) == pytest.approx(facts["test"]["qauc"], abs=5e-4)
+
+
+# --- floating-point operations -------------------------------------------------------
+
+
+def test_flops_of_a_dlrm_are_those_of_its_layers(prepared, config):
+    changes = {"groups": ("user", "item", "query"), "ranker": "dlrm"}
+    counted = accounting.step_flops(prepared, config.but(**changes))["total"]
+    sizes = [3 * config.id_width, *config.mlp, 1]
+    rows = config.pages * config.page
+    forward = sum(2 * rows * a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    # backward: a product for the weights and one for the inputs of every layer
+    assert counted == pytest.approx(3 * forward, rel=0.01)
+
+
+def test_sampling_saves_what_it_promises(prepared, config):
+    def document(p: float, q: float) -> int:
+        sampled = config.but(forward_share=p, backward_share=q)
+        return accounting.step_flops(prepared, sampled)["document_encoder"]
+
+    full, no_backward = document(1.0, 1.0), document(1.0, 0.0)
+    assert 2.2 < full / no_backward < 3.0  # pixels need no gradient
+    assert document(0.2, 0.2) < 0.3 * full
+
+
+def test_the_baseline_has_no_encoder_to_pay_for(prepared, config):
+    baseline = accounting.step_flops(prepared, config.but(groups=BASELINE))
+    lemur = accounting.step_flops(prepared, config.but(groups=LEMUR))
+    assert baseline["document_encoder"] == 0
+    assert lemur["document_encoder"] > 0.3 * lemur["total"]
