@@ -11,6 +11,8 @@ import dataclasses
 import datetime
 import json
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -107,14 +109,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
-    """Variants and seeds that the options ask for, in the order of the claims."""
+    """Variants and seeds that the options ask for, claim after claim."""
     if options.variants:
         names = options.variants
     else:
         chosen = [c for c in CLAIMS if not options.claims or c.number in options.claims]
         names = [name for c in chosen for name in (c.against, c.variant, *c.others)]
     names = dict.fromkeys(n for n in names if n in VARIANTS)
-    return [(name, seed) for seed in options.seeds for name in names]
+    return [(name, seed) for name in names for seed in options.seeds]
 
 
 def table(options: argparse.Namespace) -> None:
@@ -126,7 +128,7 @@ def table(options: argparse.Namespace) -> None:
     path = ROOT / "figures" / f"{stem}.json"
     write_atomically(path, lambda part: part.write_text(text, "utf-8"))
     plots.save_figure(claims.figure(rows), path.with_suffix(".png"))
-    readme.fill(ROOT / "README.md", stem, claims.table(rows))
+    readme.main()
 
 
 def result_path(name: str, scale: str, variant: str, seed: int) -> Path:
@@ -163,8 +165,15 @@ _opened: pipeline.Prepared | None = None  # of a worker process
 
 def _open(data: str, scale: str, device: str) -> None:
     global _opened
+    threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
     _opened = pipeline.prepare(data, SCALES[scale], choose_device(device))
+
+
+def _follow() -> None:
+    """A worker whose command was killed stops too, and writes nothing any more."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _one(name: str, scale: str, variant: str, seed: int) -> str:

@@ -80,8 +80,8 @@ class SparseExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate = F.relu(self.inference_router(x))  # (B, T, experts)
-        self.penalty = F.relu(self.inference_router(x.detach())).mean()
         if self.training:
+            self.penalty = F.relu(self.inference_router(x.detach())).mean()
             gate = (gate + F.relu(self.train_router(x))) / 2
         out = torch.stack([expert(x) for expert in self.experts], dim=-1)
         return (out * gate[:, :, None]).sum(dim=-1)

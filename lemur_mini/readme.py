@@ -20,6 +20,7 @@ MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold documents"}
 def main() -> None:
     """Write both files anew."""
     fill(ROOT / "README.md", "results", results())
+    fill(ROOT / "README.md", "claims", claim_table())
     fill(ROOT / "data" / "README.md", "counts", counts())
     plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
     for report in reports("platform")[:1]:
@@ -100,6 +101,11 @@ def spread(values: list[float]) -> str:
         return f"{values[0]:.4f}"
     mean, half = mean_and_interval(values)
     return f"{mean:.4f} ± {half:.4f}"
+
+
+def claim_table(name: str = "platform") -> str:
+    """The table of claims of one data set at classroom scale."""
+    return claims.table(claims.measure_all(claims.load(RESULTS / f"{name}-classroom")))
 
 
 def counts() -> str:

@@ -168,6 +168,11 @@ def train(
             run.log.append(record)
             bar.set_postfix(loss=f"{record['ctr']:.3f}", refresh=False)
         if save and run.step % config.checkpoint_every == 0:
+            if not all(p.isfinite().all() for p in run.model.parameters()):
+                raise FloatingPointError(
+                    f"a weight is not finite at step {run.step}; the last checkpoint "
+                    "is kept; lower learning_rate"
+                )
             save(run)
     return run
 
@@ -181,7 +186,7 @@ def predict(
     Returns rows of the log (B,) and watch probabilities (B,)."""
     config, device = model.config, features.tokens.device
     model.eval()
-    scores, rows = [], pages.rows[index]
+    scores, rows = [np.empty((0, pages.size))], pages.rows[index]
     for batch in pages.stream(index, 4 * config.pages, config.history_long):
         batch = batch.to(device)
         with autocast(config, device):

@@ -42,13 +42,15 @@ def test_temperature_keeps_the_size_of_the_contrasts_gradient(dataset):
 @pytest.mark.parametrize(
     ("expected", "interval", "wanted"),
     [
-        (1, [0.1, 0.2], REPRODUCES),
-        (1, [-0.1, 0.2], NO_DIFFERENCE),
-        (1, [-0.2, -0.1], CONTRADICTS),
-        (-1, [-0.2, -0.1], REPRODUCES),
-        (-1, [0.1, 0.2], CONTRADICTS),
-        (0, [-0.1, 0.1], REPRODUCES),
-        (0, [0.1, 0.2], CONTRADICTS),
+        ((1,), [0.1, 0.2], REPRODUCES),
+        ((1,), [-0.1, 0.2], NO_DIFFERENCE),
+        ((1,), [-0.2, -0.1], CONTRADICTS),
+        ((-1,), [-0.2, -0.1], REPRODUCES),
+        ((-1,), [0.1, 0.2], CONTRADICTS),
+        ((0,), [-0.1, 0.1], REPRODUCES),
+        ((0,), [0.1, 0.2], CONTRADICTS),
+        ((0, -1), [-0.2, -0.1], REPRODUCES),
+        ((0, -1), [0.1, 0.2], CONTRADICTS),
     ],
 )
 def test_verdicts(expected, interval, wanted):
@@ -78,7 +80,7 @@ def test_comparisons_are_paired_by_seed_and_query():
         moved = [v + 100 if v >= 0 else v for v in shifted]
         runs["b", seed] = made_up("b", seed, moved)
     runs["b", 7] = made_up("b", 7, [0, 0, 0, 0, 0])  # has no partner
-    row = claims.compare(Claim("0", "", "", "", "b", "a", 1), runs)
+    row = claims.compare(Claim("0", "", "", "", "b", "a", (1,)), runs)
     assert row["seeds"] == 3
     assert row["ours"] == pytest.approx(0.1)
     np.testing.assert_allclose(row["interval"], [0.1, 0.1], atol=1e-9)
@@ -98,7 +100,7 @@ def test_bootstrap_against_a_loop():
 
 def test_fewer_than_two_seeds_say_nothing():
     runs = {(v, 0): made_up(v, 0, [500]) for v in "ab"}
-    assert claims.compare(Claim("0", "", "", "", "b", "a", 1), runs) is None
+    assert claims.compare(Claim("0", "", "", "", "b", "a", (1,)), runs) is None
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ def test_the_l1_penalty_reaches_the_inference_router_alone():
 
 
 def test_the_penalty_is_the_mean_open_gate_of_all_blocks():
-    model = built(RankMixer(GROUPS, CONFIG.but(experts=E))).eval()
+    model = built(RankMixer(GROUPS, CONFIG.but(experts=E))).train()
     x, gates = model.tokens(features()), []
     for block in model.blocks:
         s = block.norms[0](mix(x) + x)

@@ -478,3 +478,24 @@ def test_the_second_stage_trains_all_but_the_encoders(prepared, config, monkeypa
     assert {"document_encoder", "query_encoder", "norms", "bank"} <= still
     assert not torch.equal(start["ids.user.weight"], after["ids.user.weight"])
     assert not encoded
+
+
+def test_weights_that_are_not_finite_are_never_saved(prepared, config):
+    run = fresh_run(prepared, config.but(checkpoint_every=1))
+    saved = []
+
+    def save(run: Run) -> None:
+        saved.append(run.step)
+        run.model.ids["user"].weight.data[:] = math.nan
+
+    index = prepared.pages.between(None, None)[:12]
+    with pytest.raises(FloatingPointError, match="not finite at step 2"):
+        train(run, prepared.pages, index, save)
+    assert saved == [1]
+
+
+def test_no_pages_are_scored_as_nothing(prepared, config):
+    run = fresh_run(prepared, config)
+    none = np.empty(0, dtype=int)
+    rows, chance = predict(run.model, prepared.features, prepared.pages, none)
+    assert len(rows) == len(chance) == 0
