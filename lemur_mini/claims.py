@@ -36,6 +36,8 @@ class Claim:
 
 
 CLAIMS = (
+    Claim("0", "LEMUR beats RankMixer + LONGER", "all of the below",
+          "+0.81 %", "lemur", "rankmixer_longer", (1,)),
     Claim("1", "RankMixer beats DLRM-MLP", "tokens cross features without parameters",
           "+0.59 %", "rankmixer", "dlrm", (1,)),
     Claim("2", "LONGER beats RankMixer alone", "what was watched is watched again",
@@ -267,7 +269,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def figure(rows: list[dict]) -> Figure:
+def figure(rows: list[dict], name: str = "platform") -> Figure:
     """Every claim's difference with its interval, coloured by verdict."""
     with plt.rc_context(plots.STYLE):
         made, axes = plt.subplots(figsize=(8, 0.3 * len(rows) + 1.2))
@@ -283,6 +285,6 @@ def figure(rows: list[dict]) -> Figure:
         axes.axvline(0, color="0.6", lw=1, zorder=0)
         axes.set_xlabel("difference in points of the measure, 95 % interval")
         count = sum(row["verdict"] == REPRODUCES for row in rows)
-        axes.set_title(f"{count} of {len(rows)} claims reproduce on the platform")
+        axes.set_title(f"{count} of {len(rows)} claims reproduce on the {name}")
         axes.legend(fontsize=8, loc="lower right")
     return made

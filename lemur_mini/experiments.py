@@ -127,7 +127,7 @@ def table(options: argparse.Namespace) -> None:
     text = json.dumps(rows, indent=1) + "\n"
     path = ROOT / "figures" / f"{stem}.json"
     write_atomically(path, lambda part: part.write_text(text, "utf-8"))
-    plots.save_figure(claims.figure(rows), path.with_suffix(".png"))
+    plots.save_figure(claims.figure(rows, options.name), path.with_suffix(".png"))
     readme.main()
 
 

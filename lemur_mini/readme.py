@@ -21,6 +21,7 @@ def main() -> None:
     """Write both files anew."""
     fill(ROOT / "README.md", "results", results())
     fill(ROOT / "README.md", "claims", claim_table())
+    fill(ROOT / "README.md", "claims-films", claim_table("films"))
     fill(ROOT / "data" / "README.md", "counts", counts())
     plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
     for report in reports("platform")[:1]:

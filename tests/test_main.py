@@ -99,6 +99,7 @@ def test_help_names_every_option(capsys):
         ("README.md", "results", readme.results),
         ("data/README.md", "counts", readme.counts),
         ("README.md", "claims", readme.claim_table),
+        ("README.md", "claims-films", lambda: readme.claim_table("films")),
     ],
 )
 def test_generated_parts_are_up_to_date(page, name, text):
