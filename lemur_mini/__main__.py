@@ -114,7 +114,7 @@ def provenance(
     dataset = prepared.dataset
     return {
         "data": {
-            "source": options.data,
+            "source": "shipped" if options.data == str(DATA) else options.data,
             "name": dataset.name,
             "checksum": prepared.checksum,
             "impressions": len(dataset.log.label),

@@ -3,6 +3,7 @@ from data/ and the reports in data/results/. No number in them is typed by hand.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def results() -> str:
     ):
         if found := reports(kind):
             parts.append(table(title, found))
+    path = RESULTS / "main-seed0.json"
+    alone = json.loads(path.read_text("utf-8"))
+    seconds = [alone["models"][model]["train_seconds"] for model in plots.NAMES]
+    parts.append(
+        "Runs for these tables shared two cores. The command alone "
+        f"({alone['device']}, {alone['date']}): ids {seconds[0]:.0f} s, "
+        f"LEMUR {seconds[1]:.0f} s."
+    )
     return "\n\n".join(parts)
 
 
