@@ -16,6 +16,7 @@ from lemur_mini.pipeline import mean_and_interval
 
 REPRODUCES, NO_DIFFERENCE = "reproduces", "no difference at this scale"
 CONTRADICTS = "contradicts"
+SEEDS = 3  # fewer support no verdict
 CONTROL = "16 A/A"  # the online test of a ranker against itself; not a claim
 COLOURS = {REPRODUCES: "ceiling", NO_DIFFERENCE: "baseline", CONTRADICTS: "accent"}
 
@@ -126,9 +127,9 @@ def queries(run: dict) -> np.ndarray:
 
 def compare(claim: Claim, runs: dict) -> dict | None:
     """The measurement of a claim: paired over seeds and queries. None with fewer than
-    two seeds. The interval is the wider of t over seeds and bootstrap over queries."""
+    SEEDS seeds. The interval is the wider of t over seeds and bootstrap over queries."""
     seeds = seeds_of(runs, claim.variant, claim.against)
-    if len(seeds) < 2:
+    if len(seeds) < SEEDS:
         return None
     pairs = [(runs[claim.variant, s], runs[claim.against, s]) for s in seeds]
     gaps = [a["test"][claim.measure] - b["test"][claim.measure] for a, b in pairs]
@@ -173,7 +174,7 @@ def compare_online(runs: dict, control: bool) -> dict | None:
     seeds = [
         s for s in seeds_of(runs, one, other) if runs[one, s].get("online") is not None
     ]
-    if len(seeds) < 2:
+    if len(seeds) < SEEDS:
         return None
     pairs = [
         (runs[one, s]["online"][0], runs[other, s]["online"][int(control)])
@@ -209,7 +210,7 @@ def compare_health(runs: dict) -> dict | None:
     """Claim 15: the bank's vectors age less as training goes on. The mean cosine of
     cached and current vectors, last quarter of the training less its second quarter."""
     seeds = seeds_of(runs, "lemur")
-    if len(seeds) < 2:
+    if len(seeds) < SEEDS:
         return None
     gaps, late, coverage = [], [], []
     for s in seeds:

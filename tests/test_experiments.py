@@ -98,8 +98,8 @@ def test_bootstrap_against_a_loop():
     assert high == pytest.approx(mean.mean() + 1.96 * spread, abs=0.3 * spread)
 
 
-def test_fewer_than_two_seeds_say_nothing():
-    runs = {(v, 0): made_up(v, 0, [500]) for v in "ab"}
+def test_fewer_than_three_seeds_say_nothing():
+    runs = {(v, seed): made_up(v, seed, [500]) for v in "ab" for seed in range(2)}
     assert claims.compare(Claim("0", "", "", "", "b", "a", (1,)), runs) is None
 
 
