@@ -127,7 +127,7 @@ def queries(run: dict) -> np.ndarray:
 
 def compare(claim: Claim, runs: dict) -> dict | None:
     """The measurement of a claim: paired over seeds and queries. None with fewer than
-    SEEDS seeds. Its interval is the wider of t over seeds and a bootstrap of queries."""
+    SEEDS seeds. The interval: the wider of t over seeds and bootstrap over queries."""
     seeds = seeds_of(runs, claim.variant, claim.against)
     if len(seeds) < SEEDS:
         return None
