@@ -11,7 +11,11 @@ from pathlib import Path
 import torch
 
 from lemur_mini import pipeline, plots
-from lemur_mini.checkpoints import CheckpointError, write_atomically
+from lemur_mini.checkpoints import (
+    CheckpointError,
+    write_atomically,
+    write_text_atomically,
+)
 from lemur_mini.config import BASELINE_CHANGES, SCALES
 from lemur_mini.data import DataError
 from lemur_mini.training import choose_device
@@ -144,11 +148,11 @@ def cost(trained) -> dict:
 def write(out: Path, report: dict, prepared: pipeline.Prepared) -> None:
     """Report, figure and tokenizer, each whole or not at all."""
     text = json.dumps(report, indent=1) + "\n"
-    write_atomically(out / "report.json", lambda part: part.write_text(text, "utf-8"))
+    write_text_atomically(out / "report.json", text)
     figure = plots.report_figure(report, report["training_log"]["lemur"])
     write_atomically(out / "report.png", lambda part: plots.save_figure(figure, part))
     tokenizer = prepared.tokenizer.backend_tokenizer.to_str(pretty=True)
-    write_atomically(out / "tokenizer.json", lambda p: p.write_text(tokenizer, "utf-8"))
+    write_text_atomically(out / "tokenizer.json", tokenizer)
 
 
 def table(report: dict) -> str:

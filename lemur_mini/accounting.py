@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lemur_mini.config import Config
@@ -18,9 +17,9 @@ def step_flops(prepared: Prepared, config: Config) -> dict[str, int]:
     features = prepared.features
     model = make_model(config, prepared.sizes, 0, features.tokens.device).train()
     if config.has_content:
-        rows = torch.arange(prepared.sizes.documents, device=features.tokens.device)
-        model.bank.write(rows, torch.randn_like(model.bank.vectors), 0)
-        model.frozen = config.two_stage > 0
+        model.bank.written.zero_()  # all known; what they say costs nothing
+    if config.two_stage:
+        model.freeze(features)
     index = prepared.pages.between(None, prepared.dataset.test_start)[-config.pages :]
     run = Run(model, features, 0, total=2, step=1)
     batch = prepared.pages.batch(index, config.history_long).to(run.device)

@@ -35,6 +35,11 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text_atomically(path: Path, text: str) -> None:
+    """A text in UTF-8, whole or not at all."""
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+
+
 def save(run: Run, path: Path, data: str) -> None:
     """Write model, bank, optimiser and place in the stream. data: its checksum."""
     tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lemur_mini.pipeline import mean_and_interval
 REPRODUCES, NO_DIFFERENCE = "reproduces", "no difference at this scale"
 CONTRADICTS = "contradicts"
 SEEDS = 3  # fewer support no verdict
+COSINE, CHANGE = "cosine, last quarter less second", "query change rate"  # measures
 CONTROL = "16 A/A"  # the online test of a ranker against itself; not a claim
 COLOURS = {REPRODUCES: "ceiling", NO_DIFFERENCE: "baseline", CONTRADICTS: "accent"}
 
@@ -76,6 +76,13 @@ CLAIMS = (
           "-0.05 %", "p20_q20", "lemur", (0,)),
     Claim("14c", "p=10 q=10 costs little", "most documents are known by then",
           "-0.06 %", "p10_q10", "lemur", (0,)),
+    Claim("15", "cached vectors come to agree with current ones",
+          "the learning rate falls, the encoders settle",
+          "cosine 0.92 to 0.945, coverage > 0.98", "lemur", "lemur", (1,), COSINE),
+    Claim("16", "people ask again less often", "what fits stands on top",
+          "-0.843 % (relative)", "lemur", "rankmixer_longer", (-1,), CHANGE),
+    Claim(CONTROL, "the same ranker twice", "what fits stands on top",
+          "-", "lemur", "lemur", (0,), CHANGE),
     Claim("17", "cold documents gain", "content needs no past",
           "-", "lemur", "rankmixer_longer", (1,), "cold_auc"),
     Claim("18", "cold users gain", "the query and the document remain",
@@ -101,7 +108,7 @@ CLAIMS = (
 def load(folder: Path) -> dict[tuple[str, int], dict]:
     """The results of a folder by variant and seed."""
     found = (json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*.json")))
-    return {(run["variant"], run["seed"]): run for run in found if "variant" in run}
+    return {(run["variant"], run["seed"]): run for run in found}
 
 
 def seeds_of(runs: dict, *variants: str) -> list[int]:
@@ -125,19 +132,86 @@ def queries(run: dict) -> np.ndarray:
     return np.where(values < 0, np.nan, values / 1000)
 
 
+Pairs = dict[int, tuple[dict, dict]]  # seed: the runs of variant and against
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """One measured difference a seed, intervals of their mean beside that over seeds,
+    and what else is worth keeping."""
+
+    each: list[float]
+    intervals: dict[str, list[float]]
+    facts: dict
+
+
+def measure_gaps(claim: Claim, pairs: Pairs, runs: dict) -> Gaps:
+    """Difference of a measure of the test days; for QAUC also paired over queries."""
+    measure, intervals = claim.measure, {}
+    each = [a["test"][measure] - b["test"][measure] for a, b in pairs.values()]
+    if measure == "qauc":
+        by_query = np.stack([queries(a) - queries(b) for a, b in pairs.values()])
+        intervals["queries"] = bootstrap(by_query)
+    facts = {"each_seed": dict(zip(map(str, pairs), each, strict=True)), "flops": None}
+    seed = min(pairs)
+    if ("lemur", seed) in runs:
+        facts["flops"] = [runs[v, seed]["flops"] for v in (claim.variant, "lemur")]
+    return Gaps(each, intervals, facts)
+
+
+def change_rates(arm: dict, draws: np.ndarray | None = None) -> np.ndarray:
+    """Query change rate of one arm; or that of every draw (draws, users) of users."""
+    asked, changed = (np.array(arm[k], float) for k in ("asked", "changed"))
+    if draws is None:
+        return changed.sum() / asked.sum()
+    return changed[draws].sum(axis=1) / asked[draws].sum(axis=1)
+
+
+def online_gaps(claim: Claim, pairs: Pairs, runs: dict) -> Gaps:
+    """Difference of the query change rate, bootstrapped over users. A ranker that is
+    compared with itself served twice (A/A)."""
+    other = int(claim.variant == claim.against)
+    arms = [(a["online"][0], b["online"][other]) for a, b in pairs.values()]
+    rng, boot = np.random.default_rng(0), []
+    for a, b in arms:  # users of both arms are the same people
+        draws = rng.integers(len(a["users"]), size=(1000, len(a["users"])))
+        boot.append(change_rates(a, draws) - change_rates(b, draws))
+    users = np.percentile(np.mean(boot, axis=0), [2.5, 97.5]).tolist()
+    rates = [float(np.mean([change_rates(pair[k]) for pair in arms])) for k in (0, 1)]
+    each = [change_rates(a) - change_rates(b) for a, b in arms]
+    return Gaps(each, {"users": users}, {"rates": rates})
+
+
+def cosine_gaps(claim: Claim, pairs: Pairs, runs: dict) -> Gaps:
+    """Mean cosine of cached and current vectors, last quarter of the training less its
+    second quarter: do the bank's vectors age less as training goes on?"""
+    each, late, coverage = [], [], []
+    for run, _ in pairs.values():
+        log = [r for r in run["log"] if r.get("cached_cosine") is not None]
+        quarter = len(log) // 4
+        cosine = [r["cached_cosine"] for r in log]
+        late.append(np.mean(cosine[-quarter:]))
+        each.append(late[-1] - np.mean(cosine[quarter : 2 * quarter]))
+        coverage.append(np.mean([r["coverage_target"] for r in log[-quarter:]]))
+    facts = {"cosine": float(np.mean(late)), "coverage": float(np.mean(coverage))}
+    return Gaps(each, {}, facts)
+
+
+GAPS = {CHANGE: online_gaps, COSINE: cosine_gaps}  # others are measures of the test
+
+
 def compare(claim: Claim, runs: dict) -> dict | None:
-    """The measurement of a claim: paired over seeds and queries. None with fewer than
-    SEEDS seeds. The interval: the wider of t over seeds and bootstrap over queries."""
-    seeds = seeds_of(runs, claim.variant, claim.against)
-    if len(seeds) < SEEDS:
+    """The measurement of a claim: paired over seeds. None with fewer than SEEDS seeds.
+    The interval: the wider of t over seeds and bootstrap over queries or users."""
+    both = (claim.variant, claim.against)
+    pairs = {s: tuple(runs[v, s] for v in both) for s in seeds_of(runs, *both)}
+    if claim.measure == CHANGE:  # only on the platform is anybody served
+        pairs = {s: pair for s, pair in pairs.items() if pair[0].get("online")}
+    if len(pairs) < SEEDS:
         return None
-    pairs = [(runs[claim.variant, s], runs[claim.against, s]) for s in seeds]
-    gaps = [a["test"][claim.measure] - b["test"][claim.measure] for a, b in pairs]
-    mean, half = mean_and_interval(gaps)
-    intervals = {"seeds": [mean - half, mean + half]}
-    if claim.measure == "qauc":
-        each = np.stack([queries(a) - queries(b) for a, b in pairs])
-        intervals["queries"] = bootstrap(each)
+    gaps = GAPS.get(claim.measure, measure_gaps)(claim, pairs, runs)
+    mean, half = mean_and_interval(gaps.each)
+    intervals = {"seeds": [mean - half, mean + half]} | gaps.intervals
     interval = max(intervals.values(), key=lambda i: i[1] - i[0])
     return {
         "claim": claim.number,
@@ -150,102 +224,14 @@ def compare(claim: Claim, runs: dict) -> dict | None:
         "ours": mean,
         "interval": interval,
         "intervals": intervals,
-        "each_seed": dict(zip(map(str, seeds), gaps, strict=True)),
-        "seeds": len(seeds),
-        "flops": [runs[name, seeds[0]]["flops"] for name in (claim.variant, "lemur")]
-        if ("lemur", seeds[0]) in runs
-        else None,
+        "seeds": len(pairs),
         "verdict": verdict(claim.expected, interval),
-    }
-
-
-def change_rates(arm: dict, draws: np.ndarray | None = None) -> np.ndarray:
-    """Query change rate of one arm; or that of every draw (draws, users) of users."""
-    asked, changed = (np.array(arm[k], float) for k in ("asked", "changed"))
-    if draws is None:
-        return changed.sum() / asked.sum()
-    return changed[draws].sum(axis=1) / asked[draws].sum(axis=1)
-
-
-def compare_online(runs: dict, control: bool) -> dict | None:
-    """Query change rate of LEMUR less that of the id baseline; `control`: of LEMUR less
-    that of LEMUR again. Interval as in `compare`, the bootstrap over users."""
-    one, other = ("lemur", "lemur") if control else ("lemur", "rankmixer_longer")
-    seeds = [
-        s for s in seeds_of(runs, one, other) if runs[one, s].get("online") is not None
-    ]
-    if len(seeds) < SEEDS:
-        return None
-    pairs = [
-        (runs[one, s]["online"][0], runs[other, s]["online"][int(control)])
-        for s in seeds
-    ]
-    gaps = [change_rates(a) - change_rates(b) for a, b in pairs]
-    rng, boot = np.random.default_rng(0), []
-    for a, b in pairs:  # users of both arms are the same people
-        draws = rng.integers(len(a["users"]), size=(1000, len(a["users"])))
-        boot.append(change_rates(a, draws) - change_rates(b, draws))
-    mean, half = mean_and_interval(gaps)
-    users = np.percentile(np.mean(boot, axis=0), [2.5, 97.5]).tolist()
-    intervals = {"seeds": [mean - half, mean + half], "users": users}
-    interval = max(intervals.values(), key=lambda i: i[1] - i[0])
-    return {
-        "claim": CONTROL if control else "16",
-        "text": "the same ranker twice" if control else "people ask again less often",
-        "mechanism": "what fits stands on top",
-        "paper": "-" if control else "-0.843 % (relative)",
-        "measure": "query change rate",
-        "variant": one,
-        "against": other,
-        "ours": mean,
-        "rates": [float(np.mean([change_rates(p[k]) for p in pairs])) for k in (0, 1)],
-        "interval": interval,
-        "intervals": intervals,
-        "seeds": len(seeds),
-        "verdict": verdict((0,) if control else (-1,), interval),
-    }
-
-
-def compare_health(runs: dict) -> dict | None:
-    """Claim 15: the bank's vectors age less as training goes on. The mean cosine of
-    cached and current vectors, last quarter of the training less its second quarter."""
-    seeds = seeds_of(runs, "lemur")
-    if len(seeds) < SEEDS:
-        return None
-    gaps, late, coverage = [], [], []
-    for s in seeds:
-        log = [r for r in runs["lemur", s]["log"] if r.get("cached_cosine") is not None]
-        quarter = len(log) // 4
-        cosine = [r["cached_cosine"] for r in log]
-        late.append(np.mean(cosine[-quarter:]))
-        gaps.append(late[-1] - np.mean(cosine[quarter : 2 * quarter]))
-        coverage.append(np.mean([r["coverage_target"] for r in log[-quarter:]]))
-    mean, half = mean_and_interval(gaps)
-    interval = [mean - half, mean + half]
-    return {
-        "claim": "15",
-        "text": "cached vectors come to agree with current ones",
-        "mechanism": "the learning rate falls, the encoders settle",
-        "paper": "cosine 0.92 to 0.945, coverage > 0.98",
-        "measure": "cosine, last quarter less second",
-        "variant": "lemur",
-        "against": "lemur",
-        "ours": mean,
-        "cosine": float(np.mean(late)),
-        "coverage": float(np.mean(coverage)),
-        "interval": interval,
-        "intervals": {"seeds": interval},
-        "seeds": len(seeds),
-        "verdict": verdict((1,), interval),
-    }
+    } | gaps.facts
 
 
 def measure_all(runs: dict) -> list[dict]:
     """Every claim that the results can speak to, in order."""
-    rows = [compare(claim, runs) for claim in CLAIMS]
-    rows += [compare_health(runs), *(compare_online(runs, c) for c in (False, True))]
-    rows = [row for row in rows if row]
-    return sorted(rows, key=lambda r: int(re.match(r"\d+", r["claim"])[0]))
+    return [row for claim in CLAIMS if (row := compare(claim, runs))]
 
 
 def verdict(expected: tuple[int, ...], interval: list[float]) -> str:

@@ -140,7 +140,7 @@ class Config:
 BASELINE_CHANGES = {"groups": BASELINE}
 # ... and where there are no queries: the contrast is between a document and the last
 # one watched, which says less, and the catalogue is small, so that every document is
-# met in most batches. Tuned on the validation days of the films.
+# met often. Tuned on the validation days of the films.
 FEED_CHANGES = {"sqdc_weight": 0.01, "forward_share": 0.1, "backward_share": 0.1}
 
 CLASSROOM = Config()

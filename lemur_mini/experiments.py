@@ -22,16 +22,15 @@ from tqdm.auto import tqdm
 
 from lemur_mini import claims, pipeline, plots, readme
 from lemur_mini.accounting import step_flops
-from lemur_mini.checkpoints import write_atomically
+from lemur_mini.checkpoints import write_text_atomically
 from lemur_mini.claims import CLAIMS
 from lemur_mini.config import BASELINE, BASELINE_CHANGES, LEMUR, SCALES, Config
 from lemur_mini.data import Dataset
 from lemur_mini.evaluation import query_auc
 from lemur_mini.online import online
+from lemur_mini.readme import RESULTS, ROOT
 from lemur_mini.training import choose_device
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "data" / "results"
 IDS = ("user", "item", "query")
 
 
@@ -71,8 +70,6 @@ VARIANTS: dict[str, dict] = {
     **{f"temperature_{t}": {"temperature": float(t)} for t in (2, 5, 20, 50)},
     **{f"write_every_{k}": {"write_every": k} for k in (2, 5, 10)},
 }
-
-
 ONLINE = ("rankmixer_longer", "lemur")  # these also serve the simulated users
 
 
@@ -95,7 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     add("action", choices=["run", "table"])
     add("--data", default=str(ROOT / "data"))
     add("--name", default="platform", help="folder of results for this data set")
-    add("--claims", type=int, nargs="+", help="numbers of claims; all by default")
+    numbers = [claim.number for claim in CLAIMS]
+    add("--claims", nargs="+", choices=numbers, help="by number; all by default")
     add("--variants", nargs="+", choices=VARIANTS, help="instead of claims")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--scale", default="classroom", choices=["classroom", "gpu"])
@@ -115,18 +113,16 @@ def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
     else:
         chosen = [c for c in CLAIMS if not options.claims or c.number in options.claims]
         names = [name for c in chosen for name in (c.against, c.variant, *c.others)]
-    names = dict.fromkeys(n for n in names if n in VARIANTS)
-    return [(name, seed) for name in names for seed in options.seeds]
+    return [(name, seed) for name in dict.fromkeys(names) for seed in options.seeds]
 
 
 def table(options: argparse.Namespace) -> None:
     """Claims as JSON and figure, and in the README; from stored results alone."""
-    runs = claims.load(RESULTS / f"{options.name}-{options.scale}")
-    rows = claims.measure_all(runs)
+    rows = readme.claim_rows(options.name, options.scale)
     stem = "claims" if options.name == "platform" else f"claims-{options.name}"
     text = json.dumps(rows, indent=1) + "\n"
     path = ROOT / "figures" / f"{stem}.json"
-    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+    write_text_atomically(path, text)
     plots.save_figure(claims.figure(rows, options.name), path.with_suffix(".png"))
     readme.main()
 
@@ -147,9 +143,9 @@ def is_done(path: Path, config: Config, checksum: str) -> bool:
 
 def run(options: argparse.Namespace) -> None:
     """Do all runs that have no result yet, `jobs` at a time."""
-    fork = multiprocessing.get_context("spawn")
+    spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        options.jobs, fork, _open, (options.data, options.scale, options.device)
+        options.jobs, spawn, _open, (options.data, options.scale, options.device)
     ) as pool:
         tasks = [
             pool.submit(_one, options.name, options.scale, variant, seed)
@@ -183,7 +179,7 @@ def _one(name: str, scale: str, variant: str, seed: int) -> str:
         return ""
     result = measure(prepared, config, variant, seed)
     text = json.dumps(result, indent=None, separators=(",", ":")) + "\n"
-    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+    write_text_atomically(path, text)
     return f"{result['test']['qauc']:.4f} {variant}, seed {seed}"
 
 

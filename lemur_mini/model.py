@@ -151,9 +151,13 @@ class Lemur(nn.Module):
         return vectors
 
     @torch.no_grad()
-    def publish(self, features: Features, rows: Tensor, step: int = 0) -> int:
-        """Write a vector for every document that the bank lacks, as at upload time.
-        Returns how many there were."""
+    def publish(
+        self, features: Features, rows: Tensor | None = None, step: int = 0
+    ) -> int:
+        """Write a vector for every document that the bank lacks, as at upload time;
+        of these rows, or of the whole catalogue. Returns how many there were."""
+        if rows is None:
+            rows = torch.arange(self.sizes.documents, device=self.bank.vectors.device)
         rows = rows[~self.bank.read(rows)[1]]
         for part in rows.split(512):
             self.bank.write(part, self.encode(features, part), step)
@@ -165,12 +169,8 @@ class Lemur(nn.Module):
             if name.endswith("encoder"):
                 module.requires_grad_(False)
         self.bank.forget()
-        self.publish(features, torch.arange(self.sizes.documents, device=self.device))
+        self.publish(features)
         self.frozen = True
-
-    @property
-    def device(self) -> torch.device:
-        return self.bank.vectors.device
 
     def anchors(self, batch: Batch, features: Features) -> tuple[Tensor, Tensor]:
         """Query representations (P, D) and whether there is one (P,).
@@ -201,7 +201,8 @@ class Lemur(nn.Module):
         item = self.ids["item"](batch.item + 1)  # (P, S, E)
         words = self.ids["query"](batch.query + 1)
         features = {"user": user[:, None], "item": item, "query": words[:, None]}
-        watched, mask = self.ids["item"](batch.history + 1), batch.history >= 0
+        if {"longer", "din"} & set(self.config.groups):
+            watched, mask = self.ids["item"](batch.history + 1), batch.history >= 0
         if "longer" in self.config.groups:
             features["longer"] = self.longer(item, user, watched, mask)
         if "din" in self.config.groups:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from lemur_mini.config import WorldConfig
-from lemur_mini.data import Batch
-from lemur_mini.data.pages import PAD
+from lemur_mini.data.pages import PAD, make_batch
 from lemur_mini.model import Lemur
 from lemur_mini.pipeline import Prepared
 from lemur_mini.world import BROAD, Platform, Query
@@ -38,16 +37,14 @@ class Visit:
 def candidates(platform: Platform, query: Query, day: float) -> np.ndarray:
     """Half on topic (broad: in the category), a quarter near, the rest from anywhere.
     A page of the log is mostly relevant already; a ranker's input is not."""
-    documents, rng = platform.documents, platform.rng
-    category = np.flatnonzero(documents.category == query.category)
-    exact = category
+    category = exact = platform.by_category[query.category]
     if query.topic != BROAD:
-        exact = category[documents.topic[category] == query.topic]
+        exact = platform.by_topic[query.topic]
     exact = platform.draw(exact, CANDIDATES // 2, day)
     near = platform.draw(np.setdiff1d(category, exact), CANDIDATES // 4, day)
     taken = np.concatenate([exact, near])
-    rest = np.setdiff1d(np.arange(len(documents.topic)), taken)
-    return rng.permutation(
+    rest = np.setdiff1d(np.arange(platform.config.documents), taken)
+    return platform.rng.permutation(
         np.concatenate([taken, platform.draw(rest, CANDIDATES - len(taken), day)])
     )
 
@@ -75,15 +72,12 @@ class Arm:
         self.platform, self.prepared, self.model = copy.copy(platform), prepared, model
         self.platform.watched = platform.watched.copy()
         self.clicks = np.random.default_rng((seed, 2))
-        dataset = prepared.dataset
+        dataset, log = prepared.dataset, prepared.dataset.log
         self.rows = {int(user): row for row, user in enumerate(dataset.users)}
         self.texts = {text: row for row, text in enumerate(dataset.queries)}
         self.watched: dict[int, list[int]] = defaultdict(list)  # by user row, in time
-        for user, item in zip(
-            dataset.log.user[dataset.log.label == 1],
-            dataset.log.item[dataset.log.label == 1],
-            strict=True,
-        ):
+        liked = log.label == 1
+        for user, item in zip(log.user[liked], log.item[liked], strict=True):
             self.watched[int(user)].append(int(item))
 
     def serve(self, visits: list[Visit]) -> Iterator[tuple[Visit, bool, int]]:
@@ -130,11 +124,9 @@ class Arm:
             recent = self.watched[int(user)][-length:][::-1] if user >= 0 else []
             history[row, : len(recent)] = recent
         item = np.stack([visit.shown for visit in visits])
-        unique, inverse = np.unique(item, return_inverse=True)
         query = np.array([self.texts[visit.query.text] for visit in visits])
-        arrays = (users, query, query, item, np.zeros(item.shape, np.float32))
-        arrays = (*arrays, history, unique, inverse.reshape(item.shape))
-        batch = Batch(*map(torch.from_numpy, arrays))
+        label = np.zeros(item.shape, np.float32)
+        batch = make_batch(users, query, query, item, label, history)
         features = self.prepared.features
         score = self.model.eval()(batch.to(features.tokens.device), features)
         return score.argsort(dim=1, descending=True).cpu().numpy()

@@ -93,8 +93,7 @@ def fit(
     give every document that the bank still lacks its vector, as at upload time."""
     pages, features = prepared.pages, prepared.features
     index = pages.between(None, until)
-    device = features.tokens.device
-    model = make_model(config, prepared.sizes, seed, device)
+    model = make_model(config, prepared.sizes, seed, features.tokens.device)
     run = Run(model, features, seed, total=-(-len(index) // config.pages))
     if resume and checkpoint.is_file():
         run = checkpoints.resume(checkpoint, run, prepared.checksum)
@@ -108,9 +107,7 @@ def fit(
 
     train(run, pages, index, save, title)
     if config.has_content:
-        model.eval().publish(
-            features, torch.arange(prepared.sizes.documents, device=device)
-        )
+        model.eval().publish(features)
     if save:
         save(run)
     return run

@@ -65,7 +65,7 @@ class SparseExperts(nn.Module):
     """PFFN as a sparse mixture: G = ReLU(h(s)), out = sum_j G_j e_j(s).
 
     "Dense training, sparse inference": two routers, both trained by the task; the L1
-    penalty (`penalty`, set by forward) falls on the inference router alone, and only
+    penalty (`penalty`, set in training) falls on the inference router alone, and only
     that one is used in eval mode.
     # our choice: in training the output is the mean of what both routers give."""
 

@@ -44,7 +44,7 @@ def replaced(old: str, name: str, text: str) -> str:
 
 def reports(name: str) -> list[dict]:
     """What the main command would report, by seed, from the stored runs."""
-    runs = claims.load(RESULTS / f"{name}-classroom")
+    runs = stored_runs(name)
     found = []
     for seed in claims.seeds_of(runs, *plots.NAMES):
         pair = {model: runs[model, seed] for model in plots.NAMES}
@@ -113,9 +113,19 @@ def spread(values: list[float]) -> str:
     return f"{mean:.4f} ± {half:.4f}"
 
 
+def stored_runs(name: str, scale: str = "classroom") -> dict[tuple[str, int], dict]:
+    """The stored runs of a data set at a scale, by variant and seed."""
+    return claims.load(RESULTS / f"{name}-{scale}")
+
+
+def claim_rows(name: str = "platform", scale: str = "classroom") -> list[dict]:
+    """What the stored runs say of every claim."""
+    return claims.measure_all(stored_runs(name, scale))
+
+
 def claim_table(name: str = "platform") -> str:
     """The table of claims of one data set at classroom scale."""
-    return claims.table(claims.measure_all(claims.load(RESULTS / f"{name}-classroom")))
+    return claims.table(claim_rows(name))
 
 
 def counts() -> str:

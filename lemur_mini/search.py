@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from lemur_mini import pipeline
-from lemur_mini.checkpoints import write_atomically
+from lemur_mini.checkpoints import write_text_atomically
 from lemur_mini.config import BASELINE, CLASSROOM
 from lemur_mini.training import choose_device
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             row = key | trial(prepared, changes, options.seed)
             text = json.dumps([*done, row], indent=1) + "\n"
-            write_atomically(options.out, lambda part, text=text: part.write_text(text))
+            write_text_atomically(options.out, text)
             print(f"{row['qauc']:.4f} {model} {changes}")
 
 

@@ -72,7 +72,6 @@ def test_comparisons_are_paired_by_seed_and_query():
     """Queries differ much, the two variants by exactly 0.1 in each: the interval of a
     paired difference is a point."""
     values = [100, 500, -1, 800, 300]
-    moved = [v + 100 if v >= 0 else v for v in values]
     runs = {}
     for seed in range(3):
         shifted = [v + 10 * seed if v >= 0 else v for v in values]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lemur_mini.claims import change_rates, compare_online
+from lemur_mini.claims import CLAIMS, CONTROL, change_rates, compare
 from lemur_mini.config import LEMUR, WorldConfig
 from lemur_mini.online import CANDIDATES, Arm, candidates, query_change, visits
 from lemur_mini.training import make_model
@@ -120,8 +120,9 @@ def test_the_test_finds_a_difference_and_none_where_there_is_none():
         arms = [made_up(0.10, 800, rng), made_up(0.10, 800, rng)]
         runs["lemur", seed] = {"online": arms}
         runs["rankmixer_longer", seed] = {"online": [made_up(0.15, 800, rng), None]}
-    found = compare_online(runs, control=False)
+    by_number = {claim.number: claim for claim in CLAIMS}
+    found = compare(by_number["16"], runs)
     assert found["interval"][1] < 0 and found["verdict"] == "reproduces"
     assert found["ours"] == pytest.approx(-0.05, abs=0.01)
-    control = compare_online(runs, control=True)
+    control = compare(by_number[CONTROL], runs)
     assert control["interval"][0] < 0 < control["interval"][1]

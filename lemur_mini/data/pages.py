@@ -40,6 +40,15 @@ class Batch:
         return Batch(*moved)
 
 
+def make_batch(user, query, qid, item, label, history) -> Batch:
+    """A batch of these arrays, shaped as in `Batch`, with its distinct documents."""
+    unique, inverse = np.unique(item[item >= 0], return_inverse=True)
+    place = np.zeros_like(item)
+    place[item >= 0] = inverse
+    arrays = user, query, qid, item, label, history, unique, place
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+
+
 class Pages:
     """The log cut into pages, in time order of their sessions.
 
@@ -100,20 +109,8 @@ class Pages:
         rows = self.rows[index]
         item = np.where(rows >= 0, self.log.item[rows], PAD)
         label = np.where(rows >= 0, self.log.label[rows], 0).astype(np.float32)
-        unique, inverse = np.unique(item[item >= 0], return_inverse=True)
-        place = np.zeros_like(item)
-        place[item >= 0] = inverse
-        arrays = (
-            self.user[index],
-            self.query[index],
-            self.qid[index],
-            item,
-            label,
-            self.history(index, length),
-            unique,
-            place,
-        )
-        return Batch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
+        head = self.user[index], self.query[index], self.qid[index]
+        return make_batch(*head, item, label, self.history(index, length))
 
     def stream(self, index: np.ndarray, pages: int, length: int) -> Iterator[Batch]:
         """The pages in the order given, `pages` at a time."""

@@ -65,10 +65,10 @@ class Platform:
         # who has watched what so far; `simulate` fills it
         self.watched = np.zeros((config.users, config.documents), dtype=bool)
         documents, (categories, topics) = self.documents, themes()
-        self._by_topic = [
+        self.by_topic = [
             np.flatnonzero(documents.topic == t) for t in range(len(topics))
         ]
-        self._by_category = [
+        self.by_category = [
             np.flatnonzero(documents.category == c) for c in range(len(categories))
         ]
 
@@ -103,16 +103,16 @@ class Platform:
         """The documents shown for a query at a time, in random order. Specific: all
         but two on topic, one near, one unrelated. Broad: all but one in category."""
         size, rng = self.config.page, self.rng
-        category = self._by_category[query.category]
-        other = (query.category + rng.integers(1, len(self._by_category))) % len(
-            self._by_category
+        category = self.by_category[query.category]
+        other = (query.category + rng.integers(1, len(self.by_category))) % len(
+            self.by_category
         )
-        shown = [self.draw(self._by_category[other], 1, day)]
+        shown = [self.draw(self.by_category[other], 1, day)]
         if query.topic == BROAD:
             shown.append(self.draw(category, size - 1, day))
         else:
             near = category[self.documents.topic[category] != query.topic]
-            shown.append(self.draw(self._by_topic[query.topic], size - 2, day))
+            shown.append(self.draw(self.by_topic[query.topic], size - 2, day))
             shown.append(self.draw(near, 1, day))
         return rng.permutation(np.concatenate(shown))
 
