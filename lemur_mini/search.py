@@ -1,7 +1,7 @@
 """python -m lemur_mini.search: choose hyper-parameters on the validation days.
 
 Every trial trains before the validation days and is scored on them; test days are never
-read. Baseline and LEMUR get the same number of trials. Finished trials are kept, so
+read. Every model gets the same number of trials. Finished trials are kept, so
 the search goes on where it stopped."""
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from lemur_mini import pipeline
 from lemur_mini.checkpoints import write_text_atomically
 from lemur_mini.config import BASELINE, CLASSROOM
+from lemur_mini.experiments import IDS
 from lemur_mini.training import choose_device
 
 RESULT = Path("data/results/search.json")
@@ -24,7 +25,7 @@ RATES = [  # of the Transformers and the ranker, and that of the ids by it
     )
 ]
 BEST = {"learning_rate": 1e-3, "id_rate": 12.0}
-TRIALS = {  # the same number for both
+TRIALS = {  # the same number for each model; a weight of its own for the CIC loss
     "rankmixer_longer": [
         *({"groups": BASELINE, "longer_merge": 1} | rates for rates in RATES),
         {"groups": BASELINE, "longer_merge": 4} | BEST,
@@ -35,6 +36,24 @@ TRIALS = {  # the same number for both
         BEST | {"sqdc_weight": 0.015, "id_rate": 6.0},
         {"learning_rate": 2e-3, "id_rate": 6.0, "sqdc_weight": 0.015},
     ],
+    **{
+        name: [
+            *(changes | rates for rates in RATES),
+            changes | {"learning_rate": 1e-3, "id_rate": 48.0},
+        ]
+        for name, changes in {
+            "dlrm": {"groups": IDS, "ranker": "dlrm"},
+            "rankmixer": {"groups": IDS},
+            "din": {"groups": (*IDS, "din")},
+        }.items()
+    },
+    "two_stage": [
+        *({"two_stage": passes} for passes in (1, 2, 4, 8)),
+        *({"two_stage": 2, "id_rate": times} for times in (6.0, 24.0)),
+        {"two_stage": 2, "learning_rate": 2e-3, "id_rate": 6.0},
+        {"two_stage": 2, "learning_rate": 5e-4, "id_rate": 24.0},
+    ],
+    "cic": [{"cic_weight": weight} for weight in (0.003, 0.01, 0.03)],
 }
 
 
