@@ -61,6 +61,15 @@ def save(run: Run, path: Path, data: str) -> None:
     write_atomically(path, lambda part: save_file(tensors, part, header))
 
 
+def export(source: Path, path: Path) -> None:
+    """A checkpoint without its optimiser and in half precision: to serve, to ship."""
+    facts, tensors = read(source)
+    kept = {k: v for k, v in tensors.items() if k.startswith("model.")}
+    halved = {k: v.half() if v.dtype == torch.float32 else v for k, v in kept.items()}
+    header = {"lemur_mini": json.dumps(facts)}
+    write_atomically(path, lambda part: save_file(halved, part, header))
+
+
 def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """The facts and the tensors of a checkpoint."""
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lemur_mini import claims, pipeline, plots, readme
 from lemur_mini.accounting import step_flops

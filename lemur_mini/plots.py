@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito's palette, safe for colour-blind readers
 COLOURS = {
@@ -154,4 +156,23 @@ def system_figure() -> Figure:
         axes.set_ylim(0, 3.9)
         axes.axis("off")
         axes.set_title("One batch: encode once, write the bank, read histories, rank")
+    return figure
+
+
+def covers(
+    images: list[bytes | None], captions: list[str], title: str = "", columns: int = 8
+) -> Figure:
+    """A page of covers (encoded images) with a caption each."""
+    rows = -(-len(images) // columns)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            rows, columns, figsize=(1.15 * columns, 1.55 * rows + 0.4), squeeze=False
+        )
+        for axes in grid.flat:
+            axes.axis("off")
+        for axes, image, caption in zip(grid.flat, images, captions, strict=False):
+            if image is not None:
+                axes.imshow(Image.open(io.BytesIO(image)).convert("RGB"))
+            axes.set_title(caption, fontsize=8)
+        figure.suptitle(title, fontsize=11)
     return figure

@@ -115,8 +115,9 @@ def make_features(
         for k in range(3)
     )
     images, has_image = _decode_all(dataset, config.image_size)
-    queries = _encode(tokenizer, dataset.queries, limits["query"])
-    queries = [[tokenizer.cls_token_id, *ids] for ids in queries]
+    query_tokens, query_length = encode_queries(
+        tokenizer, dataset.queries, limits["query"]
+    )
     return Features(
         tokens=torch.from_numpy(tokens),
         types=torch.from_numpy(types.astype(np.uint8)),
@@ -124,8 +125,8 @@ def make_features(
         length=torch.tensor([len(row[0]) for row in rows]),
         images=images,
         has_image=has_image,
-        query_tokens=torch.from_numpy(_pad(queries, tokenizer.pad_token_id)),
-        query_length=torch.tensor([len(ids) for ids in queries]),
+        query_tokens=query_tokens,
+        query_length=query_length,
     )
 
 
@@ -133,6 +134,13 @@ def order_fields(dataset: Dataset, config: Config) -> list[str]:
     """The text fields: those the configuration knows first, then the others."""
     known = [name for name, _ in config.field_tokens if name in dataset.texts]
     return known + [name for name in dataset.texts if name not in known]
+
+
+def encode_queries(tokenizer, texts: list[str], limit: int) -> tuple[Tensor, Tensor]:
+    """Tokens (Q, 1 + limit or less) with cls in front, and lengths (Q,)."""
+    ids = [[tokenizer.cls_token_id, *ids] for ids in _encode(tokenizer, texts, limit)]
+    tokens = torch.from_numpy(_pad(ids, tokenizer.pad_token_id))
+    return tokens, torch.tensor([len(row) for row in ids])
 
 
 def _encode(tokenizer, texts: list[str | None], limit: int) -> list[list[int]]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lemur_mini.world.export import export
 

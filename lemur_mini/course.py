@@ -1,0 +1,70 @@
+"""What the notebooks share: the platform, shipped models, source on view, exercises."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+
+from lemur_mini import pipeline, plots
+from lemur_mini.config import CLASSROOM, WorldConfig
+from lemur_mini.serving import Ranker
+from lemur_mini.world import Platform
+
+DATA = Path(__file__).resolve().parent.parent / "data"
+SHIPPED = DATA / "models"  # of the main command, seed 0, without optimisers
+
+
+@cache
+def open_platform() -> pipeline.Prepared:
+    """The shipped data set on the CPU, and the house style for all figures."""
+    plots.house_style()
+    return pipeline.prepare(DATA, CLASSROOM, torch.device("cpu"))
+
+
+@cache
+def truth() -> Platform:
+    """The platform before its first day: hidden factors of users and documents, which
+    no model sees. Row i of `truth().documents` is row i of the catalogue."""
+    return Platform(WorldConfig(), seed=0)
+
+
+def shipped(name: str) -> Ranker:
+    """A trained ranker that lies beside the data: "lemur" or "rankmixer_longer"."""
+    return Ranker.load(SHIPPED / f"{name}.safetensors", open_platform())
+
+
+def show(*things: type | Callable) -> None:
+    """The module's own source of classes, functions or methods, never a copy."""
+    for thing in things:
+        source = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        display(Markdown(f"```python\n{source}\n```"))
+
+
+def page(rows, captions: list[str] | None = None, title: str = "") -> Figure:
+    """The covers of documents (catalogue rows) with their captions, or their rows."""
+    images = [open_platform().dataset.images[int(row)] for row in rows]
+    captions = [f"document {row}" for row in rows] if captions is None else captions
+    return plots.covers(images, captions, title)
+
+
+def exercise(
+    name: str, answer: Callable[[], object], right: Callable[[object], bool], hint: str
+) -> None:
+    """Look at an answer and say what is to be said; never stop the notebook.
+
+    `answer()` gives what the reader wrote, `...` while it is unwritten; `right(value)`
+    says whether it is right; `hint` helps where it is not."""
+    try:
+        value = answer()
+        verdict = "not solved yet" if value is ... else ""
+        verdict = verdict or ("right" if bool(right(value)) else f"not yet. {hint}")
+    except Exception as error:  # whatever the reader's code may do
+        verdict = f"not yet: {type(error).__name__}: {error}. {hint}"
+    print(f"Exercise {name}: {verdict}")
