@@ -36,6 +36,9 @@ NAMES = {"rankmixer_longer": "RankMixer + LONGER (ids)", "lemur": "LEMUR"}
 
 def house_style() -> None:
     """Use the course's look for all figures of this process."""
+    # Chooses the backend now. Inside an rc_context, a notebook's backend would switch
+    # to interactive, leave it again with the context, and show no figure any more.
+    plt.switch_backend(matplotlib.get_backend())
     matplotlib.rcParams.update(STYLE)
 
 

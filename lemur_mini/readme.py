@@ -23,6 +23,7 @@ def main() -> None:
     fill(ROOT / "README.md", "results", results())
     fill(ROOT / "README.md", "claims", claim_table())
     fill(ROOT / "README.md", "claims-films", claim_table("films"))
+    fill(ROOT / "README.md", "notebooks", notebooks())
     fill(ROOT / "data" / "README.md", "counts", counts())
     plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
     for report in reports("platform")[:1]:
@@ -126,6 +127,21 @@ def claim_rows(name: str = "platform", scale: str = "classroom") -> list[dict]:
 def claim_table(name: str = "platform") -> str:
     """The table of claims of one data set at classroom scale."""
     return claims.table(claim_rows(name))
+
+
+def notebooks() -> str:
+    """The course: titles, links, and what each notebook took when it was last built."""
+    costs = json.loads((RESULTS / "notebooks.json").read_text("utf-8"))
+    lines = ["| notebook | why | seconds | GB |", "|---|---|---|---|"]
+    for name, cost in costs.items():
+        path = ROOT / "notebooks" / f"{name}.ipynb"
+        first = "".join(json.loads(path.read_text("utf-8"))["cells"][0]["source"])
+        title, why = [line for line in first.splitlines() if line.strip()][:2]
+        link = f"[{title.lstrip('# ')}](notebooks/{path.name})"
+        lines.append(
+            f"| {link} | {why} | {cost['seconds']} | {cost['gigabytes']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def counts() -> str:

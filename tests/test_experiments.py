@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -111,7 +115,6 @@ def small(monkeypatch, tmp_path, config, prepared, world):
     few = partial(online.online, count=30)
     monkeypatch.setattr(experiments, "online", few)
     monkeypatch.setitem(SCALES, "classroom", config)
-    monkeypatch.setattr(experiments, "RESULTS", tmp_path)
     monkeypatch.setattr(experiments, "_opened", prepared)
     return tmp_path
 
@@ -120,19 +123,19 @@ STAMPS = ("date", "seconds")
 
 
 def test_a_run_that_is_done_is_not_done_again(small, monkeypatch):
-    line = experiments._one("tiny", "classroom", "content", 0)
+    line = experiments._one(small, "classroom", "content", 0)
     assert line.endswith("content, seed 0")
     monkeypatch.setattr(experiments, "measure", lambda *_: pytest.fail("ran again"))
-    assert experiments._one("tiny", "classroom", "content", 0) == ""
+    assert experiments._one(small, "classroom", "content", 0) == ""
 
 
 def test_a_run_of_another_configuration_is_done_again(small):
-    path = experiments.result_path("tiny", "classroom", "dlrm", 0)
-    experiments._one("tiny", "classroom", "dlrm", 0)
+    path = experiments.result_path(small, "dlrm", 0)
+    experiments._one(small, "classroom", "dlrm", 0)
     facts = json.loads(path.read_text())
     facts["config"]["learning_rate"] = 7.0
     path.write_text(json.dumps(facts))
-    assert experiments._one("tiny", "classroom", "dlrm", 0)
+    assert experiments._one(small, "classroom", "dlrm", 0)
     assert json.loads(path.read_text())["config"]["learning_rate"] != 7.0
 
 
@@ -140,8 +143,8 @@ def test_a_run_of_another_configuration_is_done_again(small):
 def test_a_killed_run_leaves_nothing_and_comes_out_the_same(
     small, monkeypatch, variant
 ):
-    path = experiments.result_path("tiny", "classroom", variant, 1)
-    experiments._one("tiny", "classroom", variant, 1)
+    path = experiments.result_path(small, variant, 1)
+    experiments._one(small, "classroom", variant, 1)
     first = json.loads(path.read_text())
     path.unlink()
     with monkeypatch.context() as patch:
@@ -155,18 +158,51 @@ def test_a_killed_run_leaves_nothing_and_comes_out_the_same(
 
         patch.setattr(pipeline, "train", killed)
         with pytest.raises(KeyboardInterrupt):
-            experiments._one("tiny", "classroom", variant, 1)
+            experiments._one(small, "classroom", variant, 1)
     assert list(small.rglob("*.json")) == []
-    experiments._one("tiny", "classroom", variant, 1)
+    experiments._one(small, "classroom", variant, 1)
     again = json.loads(path.read_text())
     assert {k: v for k, v in first.items() if k not in STAMPS} == {
         k: v for k, v in again.items() if k not in STAMPS
     }
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_the_command_survives_kills_at_any_moment(folder, tmp_path):
+    """Killed while it starts, trains or writes, and started again: the same files."""
+
+    def command(name: str) -> subprocess.Popen:
+        words = ["run", "--data", str(folder), "--results", str(tmp_path / name)]
+        words += ["--variants", "dlrm", "rankmixer", "din", "--seeds", "0", "1"]
+        words = [sys.executable, "-m", "lemur_mini.experiments", *words]
+        return subprocess.Popen(words, stderr=subprocess.DEVNULL)
+
+    def results(name: str) -> dict[str, dict]:
+        paths = sorted((tmp_path / name).rglob("*.json"))
+        found = {p.name: json.loads(p.read_text("utf-8")) for p in paths}
+        return {
+            name: {k: v for k, v in run.items() if k not in STAMPS}
+            for name, run in found.items()
+        }
+
+    began = time.time()
+    assert command("whole").wait() == 0
+    whole, took = results("whole"), time.time() - began
+    assert len(whole) == 6
+    for share in np.random.default_rng(0).uniform(0.5, 0.95, 2):
+        process = command("killed")
+        time.sleep(share * took)
+        process.kill()
+        process.wait()
+        assert all(whole[name] == run for name, run in results("killed").items())
+    assert command("killed").wait() == 0
+    assert results("killed") == whole
+
+
 def test_a_result_says_where_it_came_from(small):
-    experiments._one("tiny", "classroom", "lemur", 0)
-    path = experiments.result_path("tiny", "classroom", "lemur", 0)
+    experiments._one(small, "classroom", "lemur", 0)
+    path = experiments.result_path(small, "lemur", 0)
     facts = json.loads(path.read_text())
     for key in ("config", "seed", "versions", "device", "command", "date", "data"):
         assert facts[key] or key == "seed"
