@@ -54,7 +54,7 @@ VARIANTS: dict[str, dict] = {
     "din": BASELINE_CHANGES | {"groups": (*IDS, "din"), "id_rate": 48.0},
     "content": {"groups": (*BASELINE, "content")},
     "lemur": {},
-    "two_stage": {"two_stage": 2},
+    "two_stage": {"two_stage": 1},
     "stop_gradient": {"stop_gradient": True},
     "no_long": without("long"),
     "no_short": without("short"),
