@@ -1,12 +1,32 @@
-"""What a training step costs, counted by torch on the real step."""
+"""What a training step costs, counted by torch on the real step.
+
+python -m lemur_mini.accounting --scale paper --json counts parameters and FLOPs of the
+paper's five rows (section 4) on the meta device: shapes alone, nothing is computed."""
 
 from __future__ import annotations
 
+import argparse
+import json
+
+import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lemur_mini.config import Config
+from lemur_mini.config import BASELINE_CHANGES, SCALES, Config
+from lemur_mini.data import Batch, Features
+from lemur_mini.model import Lemur, Sizes
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import Run, make_model, plan
+
+FIELDS = 4  # text fields of a document
+MEAN_TOKENS = {"query": 4, "document": 115}  # paper, section 2; cls and sep counted
+SHARES = {"none": (1, 1), "p100_q20": (1, 0.2), "p20_q20": (0.2, 0.2)}
+SHARES["p10_q10"] = (0.1, 0.1)
+PAPER = {  # its own table: parameters in millions, GFLOPs of a step of 2,048
+    "params": {"baseline": 92, "lemur": 139},
+    "gflops": {"baseline": 1673, "none": 4303, "p100_q20": 3232}
+    | {"p20_q20": 2439, "p10_q10": 2262},
+}
 
 
 def step_flops(prepared: Prepared, config: Config) -> dict[str, int]:
@@ -28,3 +48,103 @@ def step_flops(prepared: Prepared, config: Config) -> dict[str, int]:
     parts = counter.get_flop_counts()
     document = sum(parts.get("DocumentEncoder", {}).values())
     return {"total": counter.get_total_flops(), "document_encoder": document}
+
+
+def on_meta(config: Config) -> tuple[Lemur, Batch, Features]:
+    """A model of these sizes, a full batch and its features: shapes without numbers."""
+    p, s, history = config.pages, config.page, config.history_long
+    documents, length = p * s, MEAN_TOKENS["document"]
+    with torch.device("meta"):
+        model = Lemur(config, Sizes(1, documents, 1, config.vocabulary, FIELDS))
+        rows = torch.zeros(documents, dtype=torch.long)
+        text = torch.zeros(documents, length, dtype=torch.int32)
+        query = torch.zeros(p, 1 + MEAN_TOKENS["query"], dtype=torch.int32)
+        size = config.image_size
+        image = torch.zeros(documents, 3, size, size, dtype=torch.uint8)
+        features = Features(text, text, text, rows, image, rows > 0, query, rows[:p])
+        place = torch.zeros(p, s, dtype=torch.long)
+        past = torch.zeros(p, history, dtype=torch.long)
+        label = torch.zeros(p, s)
+        batch = Batch(rows[:p], rows[:p], rows[:p], place, label, past, rows, place)
+    return model, batch, features
+
+
+def flops(call) -> int:
+    """Floating-point operations of `call()`, and of the backward pass where it returns
+    something that carries a gradient."""
+    with FlopCounterMode(display=False) as counter:
+        out: Tensor = call()
+        if out.requires_grad:
+            out.sum().backward()
+    return counter.get_total_flops()
+
+
+def ranker_flops(model: Lemur, batch: Batch) -> int:
+    """All but the encoders: ids, LONGER, decoders, similarities, ranker."""
+    if not model.config.has_content:
+        return flops(lambda: model.rank(batch, None, None))
+    (p, s), d = batch.item.shape, model.config.width
+    query = torch.zeros(p, d, device="meta", requires_grad=True)
+    target = torch.zeros(p, s, d, device="meta", requires_grad=True)
+    return flops(lambda: model.rank(batch, query, target))
+
+
+def count(config: Config) -> dict[str, dict[str, float]]:
+    """Parameters (millions) and GFLOPs of one step with no document twice, of the id
+    baseline and of LEMUR with each way of sampling.
+
+    Id tables are left out, as they depend on the data; the texts' are counted."""
+    plain, batch, _ = on_meta(config.but(**BASELINE_CHANGES))
+    lemur, _, features = on_meta(config)
+    rows, length = batch.unique, MEAN_TOKENS["document"]
+
+    def encode(share: float) -> Tensor:
+        return lemur.document_encoder(
+            features, rows[: round(share * len(rows))], length
+        )
+
+    asked = features.query_tokens, features.query_length
+    rest = ranker_flops(lemur, batch) + flops(lambda: lemur.query_encoder(*asked))
+    gflops = {"baseline": ranker_flops(plain, batch)}
+    for name, (forward, backward) in SHARES.items():
+        gflops[name] = rest + flops(lambda share=backward: encode(share))
+        if forward > backward:
+            with torch.no_grad():
+                gflops[name] += flops(lambda share=forward - backward: encode(share))
+    return {
+        "params": {"baseline": dense(plain), "lemur": dense(lemur)},
+        "gflops": {name: value / 1e9 for name, value in gflops.items()},
+    }
+
+
+def dense(model: nn.Module) -> float:
+    """Millions of parameters outside the id tables."""
+    named = model.named_parameters()
+    return sum(p.numel() for name, p in named if not name.startswith("ids.")) / 1e6
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the counts of a scale; at the paper's, beside its own table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lemur_mini.accounting",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--scale", default="paper", choices=SCALES)
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options = parser.parse_args(arguments)
+    counted = count(SCALES[options.scale])
+    if options.json:
+        print(json.dumps(counted))
+        return
+    for what, values in counted.items():
+        for name, value in values.items():
+            own = PAPER[what][name]
+            beside = f"   paper {own:6}  {value / own - 1:+.1%}"
+            print(
+                f"{what:7} {name:9} {value:8.1f}{beside * (options.scale == 'paper')}"
+            )
+
+
+if __name__ == "__main__":
+    main()

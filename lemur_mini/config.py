@@ -78,6 +78,7 @@ class Config:
     # ranker (section 6)
     id_width: int = 64
     token_width: int = 64
+    least_tokens: int = 0  # learnt constants fill up to so many feature tokens
     ranker_layers: int = 2
     ranker_expansion: int = 2
     experts: int = 0  # 0: a dense feed-forward layer per token
@@ -157,6 +158,18 @@ GPU = CLASSROOM.but(
     token_width=128,
     precision="bf16",
 )
-# our choice: width 256 and its kin; the paper does not say. Counted, never run.
-PAPER = GPU.but(scale="paper", hidden=256, heads=8, image_size=128)
+# Counted on the meta device, never run. Width, layers, lengths, batch: the paper's.
+# our choice: the other sizes, so that parameters and FLOPs of its five rows come out.
+PAPER = GPU.but(
+    scale="paper",
+    hidden=176,
+    heads=8,
+    vocabulary=120_000,
+    image_size=128,
+    decoder_layers=6,
+    longer_recent=60,
+    token_width=576,
+    least_tokens=16,
+    ranker_expansion=4,
+)
 SCALES = {config.scale: config for config in (CLASSROOM, GPU, PAPER)}

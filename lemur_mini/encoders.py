@@ -73,6 +73,14 @@ class ClsLayer(BertLayer):
         return self.feed_forward_chunk(out)
 
 
+def for_attention(mask: Tensor) -> Tensor:
+    """A mask (B, L), True where there is a token, in attention's shape (B, 1, 1, L).
+
+    A mask of shape (B, L) would make `transformers` ask whether it is all True, and
+    the host wait for the device."""
+    return mask[:, None, None]
+
+
 def make_small(table: nn.Embedding) -> nn.Embedding:
     """Draw an embedding's rows anew, at scale 0.02."""
     nn.init.normal_(table.weight, std=0.02)
@@ -126,7 +134,7 @@ class QueryEncoder(nn.Module):
     def forward(self, tokens: Tensor, length: Tensor) -> Tensor:
         mask = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
         words = self.norm(self.bert.get_input_embeddings()(tokens.long()))
-        out = self.bert(inputs_embeds=words, attention_mask=mask.long())
+        out = self.bert(inputs_embeds=words, attention_mask=for_attention(mask))
         return self.project(out.last_hidden_state[:, 0])
 
 
@@ -202,6 +210,6 @@ class DocumentEncoder(nn.Module):
             position_ids=torch.cat(
                 [features.positions[rows, :longest].long(), order], dim=1
             ),
-            attention_mask=torch.cat([text_mask, image_mask], dim=1).long(),
+            attention_mask=for_attention(torch.cat([text_mask, image_mask], dim=1)),
         )
         return self.project(out.last_hidden_state[:, 0])

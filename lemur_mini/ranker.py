@@ -11,14 +11,15 @@ class FeatureTokens(nn.Module):
     """One token per semantic feature group: a linear layer of its own.
 
     Takes {group: (B, F_group)}, returns (B, T, D). T must divide D for the mixing, so
-    learned constant tokens fill up to the next divisor."""
+    learned constant tokens fill up to the next divisor from `least` on."""
 
-    def __init__(self, groups: dict[str, int], width: int):
+    def __init__(self, groups: dict[str, int], width: int, least: int = 0):
         super().__init__()
         self.project = nn.ModuleDict(
             {g: nn.Linear(n, width) for g, n in groups.items()}
         )
-        count = next(t for t in range(len(groups), width + 1) if width % t == 0)
+        least = max(least, len(groups))
+        count = next(t for t in range(least, width + 1) if width % t == 0)
         self.constant = nn.Parameter(torch.zeros(count - len(groups), width))
         self.count = count
 
@@ -110,7 +111,7 @@ class RankMixer(nn.Module):
 
     def __init__(self, groups: dict[str, int], config):
         super().__init__()
-        self.tokens = FeatureTokens(groups, config.token_width)
+        self.tokens = FeatureTokens(groups, config.token_width, config.least_tokens)
         sizes = self.tokens.count, config.token_width, config.ranker_expansion
         self.blocks = nn.Sequential(
             *(

@@ -238,3 +238,21 @@ def test_the_baseline_has_no_encoder_to_pay_for(prepared, config):
     lemur = accounting.step_flops(prepared, config.but(groups=LEMUR))
     assert baseline["document_encoder"] == 0
     assert lemur["document_encoder"] > 0.3 * lemur["total"]
+
+
+def test_the_paper_scale_costs_what_the_paper_says():
+    """Counted on shapes alone: its parameters and its five rows within 6 %."""
+    counted = accounting.count(SCALES["paper"])
+    for what, values in accounting.PAPER.items():
+        assert values.keys() == counted[what].keys()
+        for name, paper in values.items():
+            assert counted[what][name] == pytest.approx(paper, rel=0.06), name
+
+
+def test_counts_on_shapes_are_counts_of_the_real_step(prepared, config):
+    """The baseline's step on real numbers costs what its shapes say."""
+    baseline = config.but(groups=BASELINE)
+    real = accounting.step_flops(prepared, baseline)["total"]
+    shapes = accounting.count(baseline.but(groups=LEMUR))["gflops"]["baseline"] * 1e9
+    # each page full, as here; the shapes' history is as long as the configuration's
+    assert real == pytest.approx(shapes, rel=0.02)
