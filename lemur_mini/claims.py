@@ -42,6 +42,8 @@ CLAIMS = (
           "+0.81 %", "lemur", "rankmixer_longer", (1,)),
     Claim("1", "RankMixer beats DLRM-MLP", "tokens cross features without parameters",
           "+0.59 %", "rankmixer", "dlrm", (1,)),
+    Claim("1b", "... with LEMUR's eight groups", "more groups, more to cross",
+          "-", "lemur", "lemur_dlrm", (1,)),
     Claim("2", "LONGER beats RankMixer alone", "what was watched is watched again",
           "+0.45 %", "rankmixer_longer", "rankmixer", (1,)),
     Claim("3", "content and SQDC beat ids", "new documents show what they are",

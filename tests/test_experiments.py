@@ -139,6 +139,15 @@ def test_a_run_of_another_configuration_is_done_again(small):
     assert json.loads(path.read_text())["config"]["learning_rate"] != 7.0
 
 
+def test_a_setting_that_came_later_makes_no_run_undone(small):
+    path = experiments.result_path(small, "dlrm", 0)
+    experiments._one(small, "classroom", "dlrm", 0)
+    facts = json.loads(path.read_text())
+    del facts["config"]["least_tokens"]  # its usual value changes nothing
+    path.write_text(json.dumps(facts))
+    assert experiments._one(small, "classroom", "dlrm", 0) == ""
+
+
 @pytest.mark.parametrize("variant", ["dlrm", "lemur", "two_stage"])
 def test_a_killed_run_leaves_nothing_and_comes_out_the_same(
     small, monkeypatch, variant
