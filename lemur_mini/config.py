@@ -95,6 +95,7 @@ class Config:
     cic_weight: float = 0.0
     stop_gradient: bool = False  # from the ranker into the encoders
     two_stage: int = 0  # passes of SQDC alone; the encoders are frozen after them
+    warm_start: int = 0  # passes of SQDC alone; the encoders learn on after them
     # sampling (section 4)
     forward_share: float = 1.0  # p
     backward_share: float = 1.0  # q
@@ -104,6 +105,7 @@ class Config:
     pages: int = 64  # rows of a batch
     learning_rate: float = 1e-3
     id_rate: float = 12.0  # times learning_rate, of the id embeddings
+    encoder_rate: float = 1.0  # times learning_rate, of the encoders, beside the ranker
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     warm_up: float = 0.05  # share of the steps

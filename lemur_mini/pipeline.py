@@ -97,7 +97,7 @@ def fit(
     run = Run(model, features, seed, total=-(-len(index) // config.pages))
     if resume and checkpoint.is_file():
         run = checkpoints.resume(checkpoint, run, prepared.checksum)
-    if config.two_stage:
+    if config.two_stage or config.warm_start:
         run.seconds = max(run.seconds, pretrain(prepared, run, index))
     save = None
     if checkpoint is not None:
@@ -115,12 +115,16 @@ def fit(
 
 def pretrain(prepared: Prepared, run: Run, index: np.ndarray) -> float:
     """The first of two stages, unless `run` goes on from its checkpoint: some passes of
-    the contrastive loss alone, then frozen encoders. Returns its seconds."""
+    the contrastive loss alone. Then encoders are frozen (two-stage) or learn on with an
+    empty bank (warm start). Returns its seconds."""
     config, model, features = run.config, run.model, prepared.features
-    first = Run(model, features, run.seed, run.total * config.two_stage, True)
+    passes = config.two_stage or config.warm_start
+    first = Run(model, features, run.seed, run.total * passes, True)
     if not run.step:
-        train(first, prepared.pages, np.tile(index, config.two_stage), None, "stage 1")
-    model.eval().freeze(features)
+        train(first, prepared.pages, np.tile(index, passes), None, "stage 1")
+        model.bank.forget()
+    if config.two_stage:
+        model.eval().freeze(features)
     return first.seconds
 
 

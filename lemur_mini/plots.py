@@ -166,6 +166,7 @@ def covers(
     images: list[bytes | None], captions: list[str], title: str = "", columns: int = 8
 ) -> Figure:
     """A page of covers (encoded images) with a caption each."""
+    columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(

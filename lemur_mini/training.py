@@ -51,17 +51,18 @@ class Run:
     log: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
-        ids = list(self.model.ids.parameters())
-        known = set(ids)
-        rest = [p for p in self.model.parameters() if p not in known]
-        decay = self.config.weight_decay
-        groups = [
-            {"params": ids, "weight_decay": decay, "times": self.config.id_rate},
-            {"params": [p for p in rest if p.dim() > 1], "weight_decay": decay},
-            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
-        ]
+        rates = {"ids": self.config.id_rate, "encoder": self.config.encoder_rate}
+        if self.pretraining:
+            rates["encoder"] = 1.0
+        groups: dict[tuple, dict] = {}
+        for name, parameter in self.model.named_parameters():
+            part = name.split(".")[0].split("_")[-1]  # of document_encoder: encoder
+            decay = self.config.weight_decay * (part == "ids" or parameter.dim() > 1)
+            kind = {"weight_decay": decay, "times": rates.get(part, 1.0)}
+            group = groups.setdefault(tuple(kind.values()), kind | {"params": []})
+            group["params"].append(parameter)
         self.optimizer = torch.optim.AdamW(
-            groups, lr=0.0, betas=self.config.betas, fused=True
+            list(groups.values()), lr=0.0, betas=self.config.betas, fused=True
         )
 
     @property
@@ -104,7 +105,7 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     before = run.model.bank.read(batch.unique) if watch else None
     age = run.model.bank.age(batch.unique, step) if watch else None
     for group in run.optimizer.param_groups:
-        group["lr"] = rate(config, step, run.total) * group.get("times", 1.0)
+        group["lr"] = rate(config, step, run.total) * group["times"]
     with autocast(config, run.device):
         losses = run.model.losses(batch, run.features, plan(run, batch))
     run.optimizer.zero_grad(set_to_none=True)

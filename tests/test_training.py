@@ -480,6 +480,38 @@ def test_the_second_stage_trains_all_but_the_encoders(prepared, config, monkeypa
     assert not encoded
 
 
+def test_a_warm_start_trains_the_encoders_on(prepared, config):
+    config = config.but(warm_start=1, encoder_rate=0.5)
+    run = fresh_run(prepared, config)
+    start = {k: v.clone() for k, v in run.model.state_dict().items()}
+    index = prepared.pages.between(None, None)[:12]
+    pipeline.pretrain(prepared, run, index)
+    warm = {k: v.clone() for k, v in run.model.state_dict().items()}
+    moved = {k.split(".")[0] for k in start if not torch.equal(start[k], warm[k])}
+    assert moved == {"document_encoder", "query_encoder", "norms"}
+    assert (run.model.bank.written < 0).all()
+    train(run, prepared.pages, index)
+    now = run.model.state_dict()
+    moved = {k.split(".")[0] for k in warm if not torch.equal(warm[k], now[k])}
+    assert {"document_encoder", "query_encoder", "ids", "ranker", "bank"} <= moved
+
+
+def test_encoders_have_a_rate_of_their_own_beside_the_ranker_only(prepared, config):
+    config = config.but(encoder_rate=0.25)
+    for pretraining, times in ((False, 0.25), (True, 1.0)):
+        model = fresh_run(prepared, config).model
+        run = Run(model, prepared.features, 0, total=9, pretraining=pretraining)
+        found = {
+            id(p): group["times"]
+            for group in run.optimizer.param_groups
+            for p in group["params"]
+        }
+        for name, parameter in model.named_parameters():
+            expected = {"ids": config.id_rate, "document_encoder": times}
+            expected |= {"query_encoder": times}
+            assert found[id(parameter)] == expected.get(name.split(".")[0], 1.0), name
+
+
 def test_weights_that_are_not_finite_are_never_saved(prepared, config):
     run = fresh_run(prepared, config.but(checkpoint_every=1))
     saved = []
