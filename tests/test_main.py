@@ -100,6 +100,7 @@ def test_help_names_every_option(capsys):
         ("data/README.md", "counts", readme.counts),
         ("README.md", "claims", readme.claim_table),
         ("README.md", "claims-films", lambda: readme.claim_table("films")),
+        ("README.md", "notebooks", readme.notebooks),
     ],
 )
 def test_generated_parts_are_up_to_date(page, name, text):
