@@ -34,7 +34,8 @@ class WorldConfig:
 
 
 BASELINE = ("user", "item", "query", "longer")
-LEMUR = (*BASELINE, "content", "long", "short", "similarity")
+CONTENT = ("content", "long", "short", "similarity")  # need the encoders and the bank
+LEMUR = (*BASELINE, *CONTENT)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class Config:
                 f"history_long {self.history_long} is no multiple of longer_merge "
                 f"{self.longer_merge}; LONGER merges whole groups"
             )
+        if self.history_short > self.history_long:
+            raise ValueError(
+                f"history_short {self.history_short} is taken out of history_long "
+                f"{self.history_long}; it cannot be longer"
+            )
         if "similarity" in self.groups and not {"long", "short"} & set(self.groups):
             raise ValueError("similarity compares with a sequence; add long or short")
         if self.cic_weight and not self.has_content:
@@ -132,7 +138,7 @@ class Config:
     @property
     def has_content(self) -> bool:
         """Whether any group needs the encoders and the bank."""
-        return bool(set(self.groups) - set(BASELINE))
+        return bool(set(self.groups) & set(CONTENT))
 
     def but(self, **changes) -> Config:
         """The same configuration with some fields changed."""

@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict] = {
     "dlrm": BASELINE_CHANGES | {"groups": IDS, "ranker": "dlrm"},
     "rankmixer": BASELINE_CHANGES | {"groups": IDS},
     "rankmixer_longer": BASELINE_CHANGES,
-    "din": BASELINE_CHANGES | {"groups": (*IDS, "din"), "id_rate": 48.0},
+    "din": BASELINE_CHANGES | {"groups": (*IDS, "din")},
     "content": {"groups": (*BASELINE, "content")},
     "lemur": {},
     "lemur_dlrm": {"ranker": "dlrm"},

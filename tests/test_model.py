@@ -603,3 +603,12 @@ def test_similarities_are_those_of_the_sequences_there_are(prepared, config, gon
 def test_similarity_needs_a_sequence(config):
     with pytest.raises(ValueError, match="add long or short"):
         config.but(groups=("user", "similarity"))
+
+
+def test_rankers_of_ids_alone_build_no_encoder_and_no_bank(config, prepared):
+    for groups in (("user", "item", "query"), BASELINE, ("user", "item", "din")):
+        model = make_model(
+            config.but(groups=groups), prepared.sizes, 0, torch.device("cpu")
+        )
+        names = {name for name, _ in model.named_children()}
+        assert not names & {"document_encoder", "query_encoder", "bank"}, groups
