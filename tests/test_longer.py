@@ -8,7 +8,7 @@ from lemur_mini.config import Config
 from lemur_mini.longer import Longer
 
 P, S, L, K, E, D = 3, 2, 8, 2, 4, 8
-CONFIG = Config(longer_merge=K, longer_recent=3, history_long=L)
+CONFIG = Config(longer_merge=K, longer_recent=3, history_long=L, history_short=L)
 
 
 def built(**changes) -> Longer:
