@@ -64,6 +64,8 @@ CLAIMS = (
           "-0.17 %", "no_sqdc", "lemur", (-1,)),
     Claim("11", "no session mask hurts", "documents of a page share a topic",
           "-0.10 %", "no_session_mask", "lemur", (-1,)),
+    Claim("11b", "... at the paper's T of 50", "a sharp contrast sees the page's seven",
+          "-0.10 %", "no_session_mask_50", "temperature_50", (-1,)),
     Claim("12", "CIC does not help", "ids and content meet in the ranker already",
           "-0.02 %", "cic", "lemur", (0, -1)),
     Claim("13a", "a lower T loses", "the contrast is too soft",

@@ -62,6 +62,7 @@ VARIANTS: dict[str, dict] = {
     "no_similarity": without("similarity"),
     "no_sqdc": {"sqdc_weight": 0.0},
     "no_session_mask": {"session_mask": False},
+    "no_session_mask_50": {"session_mask": False, "temperature": 50.0},
     "cic": {"cic_weight": 0.01},
     "positives": {"sqdc_negatives": "positives"},
     "p100_q20": sampled(1.0, 0.2),
