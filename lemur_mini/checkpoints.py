@@ -134,7 +134,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
     try:
         model = Lemur(config_of(facts), Sizes(**facts["sizes"])).to(device)
         model.load_state_dict(_part(tensors, "model"))
-    except (TypeError, KeyError, RuntimeError) as error:
+    except (AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: of another version ({_line(error)}); train again with this one"
         ) from error

@@ -260,6 +260,7 @@ CHANGES = (
     {"sqdc_negatives": "positives", "sqdc_weight": 1.0, "temperature": 50.0},
     {"ranker": "dlrm", "stop_gradient": True},
     {"history_gradient": True, "experts": 2},
+    {"decoder_literal": True},
 )
 
 
