@@ -29,7 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         report = run(options)
-    except (DataError, CheckpointError, ConnectionError) as error:
+    except (
+        DataError,
+        CheckpointError,
+        ConnectionError,
+        FloatingPointError,
+    ) as error:
         print(f"lemur_mini: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from lemur_mini.config import Config
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.training import Run
 
+FACTS = {"config", "sizes", "data", "seed", "total", "step", "seconds", "log"}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -23,16 +26,25 @@ class CheckpointError(ValueError):
 
 
 def write_atomically(path: Path, write) -> None:
-    """`write(temporary path)`, then put the file in place: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """`write(temporary path)`, then put the file in place: whole or not at all.
+
+    Raises CheckpointError where that fails (a full disk, no right to write); a file
+    that stood there before is kept."""
     temporary = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be written ({_line(error)}); what stood there is kept: "
+            "free some space or write elsewhere, then resume"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -57,8 +69,7 @@ def save(run: Run, path: Path, data: str) -> None:
         "log": run.log,
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = {"lemur_mini": json.dumps(facts)}
-    write_atomically(path, lambda part: save_file(tensors, part, header))
+    _write(path, facts, tensors)
 
 
 def export(source: Path, path: Path) -> None:
@@ -66,30 +77,67 @@ def export(source: Path, path: Path) -> None:
     facts, tensors = read(source)
     kept = {k: v for k, v in tensors.items() if k.startswith("model.")}
     halved = {k: v.half() if v.dtype == torch.float32 else v for k, v in kept.items()}
-    header = {"lemur_mini": json.dumps(facts)}
-    write_atomically(path, lambda part: save_file(halved, part, header))
+    _write(path, facts, halved)
+
+
+def _write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
+    checked = facts | {"checksum": _checksum(facts, tensors)}
+    header = {"lemur_mini": json.dumps(checked)}
+    write_atomically(path, lambda part: save_file(tensors, part, header))
+
+
+def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:
+    """Of all that a checkpoint says: safetensors itself notices no flipped bit."""
+    value = zlib.crc32(json.dumps(facts).encode())
+    for name, tensor in sorted(tensors.items()):
+        kind = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        value = zlib.crc32(kind.encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+    return value
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The facts and the tensors of a checkpoint."""
+    """The facts and the tensors of a checkpoint: whole, as written, finite."""
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["lemur_mini"])
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check(facts, tensors)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no checkpoint there; train first") from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        problem = str(error).splitlines()[0]
+    except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: not a whole checkpoint ({problem}); delete it and train again"
+            f"{path}: not a whole checkpoint ({_line(error)}); "
+            "delete it and train again"
         ) from error
+    return facts, tensors
+
+
+def _check(facts: dict, tensors: dict[str, torch.Tensor]) -> None:
+    if not isinstance(facts, dict) or not facts.keys() >= FACTS:
+        raise ValueError("its header lacks what training writes")
+    wanted = facts.pop("checksum", None)  # older files have none
+    if wanted not in (None, _checksum(facts, tensors)):
+        raise ValueError("its checksum is not that of its content")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite")
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
     """The model of a checkpoint with its bank, ready to serve."""
     facts, tensors = read(path)
-    model = Lemur(config_of(facts), Sizes(**facts["sizes"])).to(device)
-    model.load_state_dict(_part(tensors, "model"))
+    try:
+        model = Lemur(config_of(facts), Sizes(**facts["sizes"])).to(device)
+        model.load_state_dict(_part(tensors, "model"))
+    except (AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: of another version ({_line(error)}); train again with this one"
+        ) from error
     return model.eval()
 
 
@@ -105,6 +153,11 @@ def resume(path: Path, fresh: Run, data: str) -> Run:
         changes = ", ".join(f"{k} {there.get(k)} (now {here[k]})" for k in other[:3])
         raise CheckpointError(
             f"{path}: written with {changes}; use the same settings or another --out"
+        )
+    if facts["step"] and not _part(tensors, "exp_avg"):
+        raise CheckpointError(
+            f"{path}: exported without its optimiser, to serve; "
+            "resume from a checkpoint of training"
         )
     fresh.model.load_state_dict(_part(tensors, "model"))
     for name, parameter in fresh.model.named_parameters():

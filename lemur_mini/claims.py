@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from lemur_mini import plots
+from lemur_mini.data import DataError
 from lemur_mini.pipeline import mean_and_interval
 
 REPRODUCES, NO_DIFFERENCE = "reproduces", "no difference at this scale"
@@ -111,8 +112,15 @@ CLAIMS = (
 
 def load(folder: Path) -> dict[tuple[str, int], dict]:
     """The results of a folder by variant and seed."""
-    found = (json.loads(p.read_text("utf-8")) for p in sorted(folder.glob("*.json")))
-    return {(run["variant"], run["seed"]): run for run in found}
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            run = json.loads(path.read_text("utf-8"))
+            found[run["variant"], run["seed"]] = run
+        except (ValueError, KeyError, TypeError) as error:
+            problem = f"{path}: not a whole result ({type(error).__name__}: {error})"
+            raise DataError(f"{problem}; delete it, and it is run again") from error
+    return found
 
 
 def seeds_of(runs: dict, *variants: str) -> list[int]:

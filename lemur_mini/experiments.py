@@ -146,10 +146,14 @@ def is_done(path: Path, config: Config, checksum: str) -> bool:
     """Whether there is a result of just this configuration on just this data."""
     if not path.is_file():
         return False
-    facts = json.loads(path.read_text("utf-8"))
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        config_then, data = facts["config"], facts["data"]
+    except (ValueError, KeyError, TypeError):
+        return False  # half written, by other means than ours
     now, usual = (json.loads(json.dumps(asdict(c))) for c in (config, Config()))
-    then = usual | facts["config"]  # settings that came later had their usual value
-    return now == then and facts["data"] == checksum
+    then = usual | config_then  # settings that came later had their usual value
+    return now == then and data == checksum
 
 
 def run(options: argparse.Namespace) -> None:

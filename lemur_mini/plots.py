@@ -177,6 +177,6 @@ def covers(
         for axes, image, caption in zip(grid.flat, images, captions, strict=False):
             if image is not None:
                 axes.imshow(Image.open(io.BytesIO(image)).convert("RGB"))
-            axes.set_title(caption, fontsize=8)
-        figure.suptitle(title, fontsize=11)
+            axes.set_title(caption, fontsize=8, parse_math=False)  # a title's $ is a $
+        figure.suptitle(title, fontsize=11, parse_math=False)
     return figure

@@ -22,6 +22,9 @@ from lemur_mini.data.schema import ITEMS, DataError
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
 SPECIAL |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
 # what Pillow raises for bytes that are no picture, or that lie about being one
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not EPS: Pillow runs a program on it
+MOST_PIXELS = 50_000_000  # a larger picture is refused before it is decoded
+LONGEST = 10_000  # characters of a text that the tokenizer is trained on
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -90,8 +93,10 @@ def load_pretrained(kind, name: str):
 def _training_texts(dataset: Dataset) -> Iterable[str]:
     before = dataset.log.timestamp < dataset.test_start
     for row in np.unique(dataset.log.item[before]):
-        yield " ".join(values[row] or "" for values in dataset.texts.values())
-    yield from (dataset.queries[row] for row in np.unique(dataset.log.query[before]))
+        fields = (values[row] or "" for values in dataset.texts.values())
+        yield " ".join(text[:LONGEST] for text in fields)
+    for row in np.unique(dataset.log.query[before]):
+        yield dataset.queries[row][:LONGEST]
 
 
 def make_features(
@@ -194,8 +199,13 @@ def _decode_all(dataset: Dataset, size: int) -> tuple[Tensor, Tensor]:
 def decode(image: bytes | str, size: int, folder: Path | None = None) -> Tensor:
     """Encoded bytes, or the path of a file, to pixels (3, size, size), uint8."""
     if isinstance(image, str):
-        image = ((folder or Path()) / image).read_bytes()
-    picture = Image.open(io.BytesIO(image))
+        path = (folder or Path()) / image
+        if not path.is_file():  # reading a device or a pipe might never end
+            raise FileNotFoundError(f"{image!r} is no file")
+        image = path.read_bytes()
+    picture = Image.open(io.BytesIO(image), formats=FORMATS)
+    if picture.width * picture.height > MOST_PIXELS:
+        raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
     picture.draft("RGB", (size, size))  # JPEG: decode no more than is needed
     pixels = vision.pil_to_tensor(picture.convert("RGB"))
     return vision.resize(pixels, [size, size], antialias=True)

@@ -17,15 +17,17 @@ import pyarrow.parquet as pq
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
+    LOGGED,
+    NOT_TEXT,
     DataError,
     check_impressions,
     check_items,
-    is_text,
+    seconds,
+    text_fields,
 )
 
 TEST_SHARE = 1 / 15  # of the impressions, where the data set names no test period
 ABOUT = "dataset.json"  # optional: name, valid_start, test_start (unix seconds)
-NOT_TEXT = ("item_id", "image")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,10 @@ def load(source: str | Path) -> Dataset:
     counts: Counter = Counter()
     impressions = _sort(impressions, counts)
     log, users, queries = _make_log(impressions, items)
-    columns = [f.name for f in items.schema if is_text(f.type)]
-    fields = [name for name in columns if name not in NOT_TEXT]
-    texts = {name: items[name].to_pylist() for name in fields}
+    texts = {name: items[name].to_pylist() for name in text_fields(items)}
+    for table, used in ((items, (*NOT_TEXT, *texts)), (impressions, LOGGED)):
+        for name in set(table.column_names).difference(used):
+            counts[f"ignored column {name}"] += 1
     for name, values in texts.items():
         counts[f"missing {name}"] += sum(not (v and v.strip()) for v in values)
     known = "probability" in impressions.column_names
@@ -135,10 +138,7 @@ def _read(source: str | Path, folder: Path | None, file: str) -> pa.Table:
 
 
 def _sort(impressions: pa.Table, counts: Counter) -> pa.Table:
-    time = impressions["timestamp"]
-    if pa.types.is_timestamp(time.type):
-        time = pc.divide(pc.cast(pc.cast(time, pa.timestamp("us")), pa.int64()), 10**6)
-    time = pc.cast(time, pa.int64(), safe=False)
+    time = seconds(impressions["timestamp"])
     counts["impressions out of time order"] = int((np.diff(time.to_numpy()) < 0).sum())
     index = impressions.column_names.index("timestamp")
     order = np.argsort(time.to_numpy(), kind="stable")
@@ -208,7 +208,7 @@ def _read_about(path: Path) -> tuple[str, int, int]:
     try:
         facts = json.loads(path.read_text("utf-8"))
         return facts["name"], int(facts["valid_start"]), int(facts["test_start"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
         remedy = "give name, valid_start and test_start (unix seconds), or remove it"
         raise DataError(f"{path}: cannot be used ({problem}); {remedy}") from error
