@@ -8,6 +8,7 @@ import sys
 import time
 
 NAMES = (
+    "parts",
     "bank",
     "history",
     "sampling",

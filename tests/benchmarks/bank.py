@@ -13,7 +13,7 @@ WRITE = 256_000
 
 
 def main(device: torch.device = CPU) -> None:
-    """Median of interleaved reads and writes, a tenth of the reads padding or a miss."""
+    """Interleaved reads and writes; a tenth of what is read is padding or a miss."""
     torch.set_num_threads(1)
     draw = torch.Generator().manual_seed(0)
     bank = MemoryBank(ROWS, WIDTH)

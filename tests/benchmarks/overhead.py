@@ -8,8 +8,9 @@ from collections import Counter
 from torch.profiler import ProfilerActivity, profile
 
 from lemur_mini.config import CLASSROOM
+from lemur_mini.roofline import REPEATS
 from lemur_mini.training import train_step
-from tests.benchmarks.common import REPEATS, begin, prepare, row, store
+from tests.benchmarks.common import begin, prepare, row, store
 
 MATRIX = ("mm", "addmm", "bmm", "baddbmm", "convolution", "matmul")
 ATTENTION = "scaled_dot_product"
