@@ -27,10 +27,10 @@ def medians(calls: dict[str, Callable], device: torch.device = CPU) -> dict[str,
     return roofline.medians(calls, device)
 
 
-def prepare(config: Config) -> pipeline.Prepared:
-    """The shipped platform on the CPU, with one thread."""
+def prepare(config: Config, device: torch.device = CPU) -> pipeline.Prepared:
+    """The shipped platform; one thread on the CPU."""
     torch.set_num_threads(1)
-    return pipeline.prepare(ROOT / "data", config, CPU)
+    return pipeline.prepare(ROOT / "data", config, device)
 
 
 def begin(prepared: pipeline.Prepared, config: Config, seed: int = 0) -> Run:
