@@ -1,7 +1,9 @@
 """What a training step costs, counted by torch on the real step.
 
 python -m lemur_mini.accounting --scale paper --json counts parameters and FLOPs of the
-paper's five rows (section 4) on the meta device: shapes alone, nothing is computed."""
+paper's five rows (section 4) on the meta device: shapes alone, nothing is computed.
+With --parts: FLOPs, bytes and seconds of one step on the shipped data, part by part,
+beside what this machine can do; the paper's scale is counted, not run."""
 
 from __future__ import annotations
 
@@ -12,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lemur_mini import pipeline, roofline
 from lemur_mini.config import BASELINE_CHANGES, SCALES, Config
+from lemur_mini.course import DATA
 from lemur_mini.data import Batch, Features
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.pipeline import Prepared
-from lemur_mini.training import Run, make_model, plan
+from lemur_mini.training import Run, autocast, choose_device, make_model, plan
 
 FIELDS = 4  # text fields of a document
 MEAN_TOKENS = {"query": 4, "document": 115}  # paper, section 2; cls and sep counted
@@ -123,6 +127,61 @@ def dense(model: nn.Module) -> float:
     return sum(p.numel() for name, p in named if not name.startswith("ids.")) / 1e6
 
 
+def parts_of(config: Config, prepared: Prepared) -> dict:
+    """Every part of the last training step, with the bank full, beside the roof."""
+    features = prepared.features
+    device = features.tokens.device
+    model = make_model(config, prepared.sizes, 0, device).train()
+    model.bank.written.zero_()
+    index = prepared.pages.between(None, prepared.dataset.test_start)[-config.pages :]
+    batch = prepared.pages.batch(index, config.history_long).to(device)
+    run = Run(model, features, 0, total=1)
+    with autocast(config, device):
+        half = config.precision == "bf16"
+        roof = roofline.machine(device, torch.bfloat16 if half else torch.float32)
+        split = roofline.split(model, batch, features, run)
+        lines = roofline.by_part(split, device, roof)
+    facts = {"scale": config.scale, "pages": config.pages, "page": config.page}
+    return facts | {
+        "device": pipeline.device_name(device),
+        "roof": roof,
+        "parts": lines,
+    }
+
+
+def parts(scale: str, device: torch.device) -> dict:
+    """FLOPs, bytes and seconds of one step by part; see `roofline.by_part`."""
+    config = SCALES[scale]
+    if scale == "paper":
+        model, batch, features = on_meta(config)
+        split = roofline.split(model, batch, features, None)
+        lines = roofline.by_part(split, torch.device("meta"), {})
+        return {"scale": scale, "pages": config.pages, "page": config.page} | {
+            "device": "meta, counted", "roof": None, "parts": lines
+        }  # fmt: skip
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+        few = {"pages": 16, "precision": "fp32"}  # of 256: what a CPU can bear
+        config = config.but(**few) if scale == "gpu" else config
+    return parts_of(config, pipeline.prepare(DATA, config, device))
+
+
+def print_parts(found: dict) -> None:
+    """The roof, and a line a part."""
+    size = f"{found['pages']} pages of {found['page']}"
+    print(f"{found['scale']}, {size}, {found['device']}")
+    if roof := found["roof"]:
+        print("roof: " + ", ".join(f"{v:.0f} {k}" for k, v in roof.items()))
+    for line in found["parts"]:
+        text = f"{line['part']:20}{line['gflops']:11.2f} GFLOP"
+        text += f"{line['gigabytes']:9.3f} GB"
+        if "seconds" in line:
+            text += (
+                f"{line['seconds'] * 1e3:9.1f} ms, {line['reached']:4.0%} of the roof"
+            )
+        print(text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the counts of a scale; at the paper's, beside its own table."""
     parser = argparse.ArgumentParser(
@@ -131,8 +190,14 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scale", default="paper", choices=SCALES)
+    parser.add_argument("--parts", action="store_true", help="one step, part by part")
+    parser.add_argument("--device", default="cpu", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--json", action="store_true", help="for programs")
     options = parser.parse_args(arguments)
+    if options.parts:
+        found = parts(options.scale, choose_device(options.device))
+        print(json.dumps(found)) if options.json else print_parts(found)
+        return
     counted = count(SCALES[options.scale])
     if options.json:
         print(json.dumps(counted))

@@ -34,16 +34,19 @@ def sqdc(
 
     `negatives="positives"` takes only samples with label 1 as negatives. Without
     `session_mask` other samples of the same query are negatives too."""
-    positive = label > 0.5
+    watched = label > 0.5
+    positive = watched.nonzero().squeeze(1)  # (B+,)
     cosine = cosines(q[positive], d)  # (B+, B)
     own = torch.eye(len(d), dtype=torch.bool, device=d.device)[positive]  # (B+, B)
     keep = torch.ones_like(own)
     if session_mask:
         keep = qid[positive, None] != qid[None, :]
     if negatives == "positives":
-        keep = keep & positive[None, :]
+        keep = keep & watched[None, :]
     score = (temperature * cosine).masked_fill(~(keep | own), -torch.inf)
-    return (score.logsumexp(dim=1) - score[own]).sum()
+    return (
+        score.logsumexp(dim=1) - score.gather(1, positive[:, None]).squeeze(1)
+    ).sum()
 
 
 def cic(content: Tensor, identity: Tensor, temperature: float) -> Tensor:

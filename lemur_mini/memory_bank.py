@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 NEVER = -1
@@ -22,9 +23,14 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """rows: any shape. Returns vectors (..., D), 0 on a miss, and found (...)."""
-        index = rows.clamp(min=0)
-        found = (rows >= 0) & (self.written[index] > NEVER)
-        return self.vectors[index] * found[..., None], found
+        index = rows.clamp(min=0).flatten()
+        found = (rows.flatten() >= 0) & (self.written[index] > NEVER)
+        weight = found.to(self.vectors.dtype)
+        # bags of one row, times 1 or, on a miss, 0: no second pass over what is read
+        vectors = F.embedding_bag(
+            index[:, None], self.vectors, mode="sum", per_sample_weights=weight[:, None]
+        )
+        return vectors.view(*rows.shape, vectors.shape[1]), found.view(rows.shape)
 
     @torch.no_grad()
     def write(self, rows: Tensor, vectors: Tensor, step: int) -> None:

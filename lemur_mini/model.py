@@ -116,9 +116,12 @@ class Lemur(nn.Module):
             return self.bank.vectors.new_zeros(0, self.config.width)
         length = features.length[rows]
         order = length.argsort()  # like lengths together: little padding to compute
+        chunks = rows[order].split(self.config.encode_chunk)
+        last = torch.stack([part[-1] for part in chunks])
+        longest = features.length[last].tolist()  # the host waits once, not per chunk
         parts = [
-            self.document_encoder(features, part, int(features.length[part[-1]]))
-            for part in rows[order].split(self.config.encode_chunk)
+            self.document_encoder(features, part, length)
+            for part, length in zip(chunks, longest, strict=True)
         ]
         return self.norms["document"](torch.cat(parts)[order.argsort()])
 
@@ -134,7 +137,10 @@ class Lemur(nn.Module):
         if self.frozen:  # all was published when it froze
             return known
         queue = torch.argsort(plan.order + found)  # unseen first, then at random
-        missing = int((~found).sum())
+        stale = plan.step % self.config.write_every > 0  # on purpose: an experiment
+        # how many are missing matters, and is waited for, only where some are left out
+        asks = stale or plan.forward_share < 1
+        missing = int((~found).sum()) if asks else 0
         forward = max(math.ceil(plan.forward_share * len(rows)), missing)
         backward = min(math.ceil(plan.backward_share * len(rows)), forward)
         learns = queue[:backward]
@@ -145,7 +151,6 @@ class Lemur(nn.Module):
             with torch.no_grad():
                 fresh = self.encode(features, rows[rest])
             vectors = vectors.index_copy(0, rest, fresh.to(known.dtype))
-        stale = plan.step % self.config.write_every > 0  # on purpose: an experiment
         written = queue[: missing if stale else forward]
         self.bank.write(rows[written], vectors[written], plan.step)
         return vectors
@@ -268,11 +273,12 @@ class Lemur(nn.Module):
         """SQDC of the impressions in `use` (P, S).
         # our choice: per impression, so that lambda does not depend on the batch."""
         config = self.config
+        place = use.flatten().nonzero().squeeze(1)  # once: the host waits for it
         total = losses.sqdc(
-            query[:, None].expand_as(target)[use],
-            target[use],
-            batch.label[use],
-            batch.qid[:, None].expand_as(use)[use],
+            query[:, None].expand_as(target).flatten(0, 1)[place],
+            target.flatten(0, 1)[place],
+            batch.label.flatten()[place],
+            batch.qid[:, None].expand_as(use).flatten()[place],
             config.temperature,
             config.session_mask,
             config.sqdc_negatives,
@@ -293,7 +299,8 @@ class Lemur(nn.Module):
         if plan.rank:
             fresh = vectors if config.history_gradient else None
             logit = self.rank(batch, query, target, fresh)
-            click = losses.ctr(logit[mask], batch.label[mask])
+            place = mask.flatten().nonzero().squeeze(1)
+            click = losses.ctr(logit.flatten()[place], batch.label.flatten()[place])
         total = click + plan.sqdc_weight * contrast
         if config.experts and plan.rank:
             total = total + config.expert_l1 * self.ranker.penalty()

@@ -23,6 +23,7 @@ def main() -> None:
     fill(ROOT / "README.md", "results", results())
     fill(ROOT / "README.md", "claims", claim_table())
     fill(ROOT / "README.md", "claims-films", claim_table("films"))
+    fill(ROOT / "README.md", "cost", cost_table())
     fill(ROOT / "README.md", "notebooks", notebooks())
     fill(ROOT / "data" / "README.md", "counts", counts())
     plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
@@ -127,6 +128,29 @@ def claim_rows(name: str = "platform", scale: str = "classroom") -> list[dict]:
 def claim_table(name: str = "platform") -> str:
     """The table of claims of one data set at classroom scale."""
     return claims.table(claim_rows(name))
+
+
+def cost_table() -> str:
+    """What the benchmarks measured, beside its goals, and on what machine."""
+    lines = ["| | goal | measured | verdict |", "|---|---|---|---|"]
+    where = set()
+    for path in sorted((RESULTS / "cost").glob("*.json")):
+        found = json.loads(path.read_text("utf-8"))
+        where.add(f"{path.stem}: {found['device']}, {found['date']}")
+        for row in found["rows"]:
+            value, goal = row["measured"], row["goal"]
+            shown = "-" if value is None else f"{value:,.{0 if value >= 100 else 2}f}"
+            lines.append(f"| {row['what']} | {goal} | {shown} | {met(value, goal)} |")
+    return "\n".join([*lines, "", "; ".join(sorted(where)) + "."])
+
+
+def met(value: float | None, goal: str) -> str:
+    """Whether a number keeps to its goal, "<= 1.3" or ">= 100"; "" without one."""
+    if value is None or not goal:
+        return ""
+    sign, limit = goal.split()
+    kept = value <= float(limit) if sign == "<=" else value >= float(limit)
+    return "met" if kept else "missed"
 
 
 def notebooks() -> str:

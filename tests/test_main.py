@@ -100,6 +100,7 @@ def test_help_names_every_option(capsys):
         ("data/README.md", "counts", readme.counts),
         ("README.md", "claims", readme.claim_table),
         ("README.md", "claims-films", lambda: readme.claim_table("films")),
+        ("README.md", "cost", readme.cost_table),
         ("README.md", "notebooks", readme.notebooks),
     ],
 )

@@ -36,7 +36,8 @@ def readme_block(marker: str) -> str:
 
 def declared() -> list[str]:
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    return project["dependencies"] + project["optional-dependencies"]["dev"]
+    extras = project["optional-dependencies"]
+    return project["dependencies"] + extras["dev"] + extras["peers"]
 
 
 @pytest.mark.parametrize("text", declared())

@@ -1,0 +1,143 @@
+"""Costs: parts add up, bytes are what they are, no loop over ids, benchmarks exist."""
+
+import ast
+import importlib
+import inspect
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from lemur_mini import accounting, memory_bank, model, readme, roofline
+from lemur_mini.config import SCALES
+from lemur_mini.training import Run, make_model, plan, train_step
+
+CPU = torch.device("cpu")
+NAMES = importlib.import_module("tests.benchmarks.__main__").NAMES
+
+
+def test_bytes_of_a_product_a_gather_and_a_view():
+    a, b = torch.zeros(8, 4), torch.zeros(4, 16)
+    with roofline.ByteCounter() as moved:
+        a.view(4, 8).T  # noqa: B018
+        a @ b
+    assert moved.total == 4 * (8 * 4 + 4 * 16 + 8 * 16)
+    table, rows = torch.zeros(1000, 4), torch.arange(3)
+    with roofline.ByteCounter() as moved:
+        table.index_select(0, rows)
+    assert moved.total == 4 * (2 * 3 * 4) + 8 * 3  # not the table's thousand rows
+    with roofline.ByteCounter() as moved:
+        table.index_copy_(0, rows, torch.zeros(3, 4))
+    assert moved.total == 4 * (2 * 3 * 4) + 8 * 3
+
+
+@pytest.fixture
+def started(config, prepared):
+    """A run on the tiny platform with a full bank, and its last batch."""
+    lemur = make_model(config, prepared.sizes, 0, CPU).train()
+    lemur.bank.written.zero_()
+    index = prepared.pages.between(None, prepared.dataset.test_start)[-config.pages :]
+    batch = prepared.pages.batch(index, config.history_long)
+    return Run(lemur, prepared.features, 0, total=10_001, step=1), batch
+
+
+def test_parts_add_up_to_the_step(started):
+    """Taken apart, the step does the same work: nothing is left out, nothing twice."""
+    run, batch = started
+    split = roofline.split(run.model, batch, run.features, run)
+    roof = {"gflops_per_second": 1.0, "gigabytes_per_second": 1.0}
+    lines = roofline.by_part(split, CPU, roof)
+    with FlopCounterMode(display=False) as whole:
+        planned = plan(run, batch)
+        run.model.losses(batch, run.features, planned).total.backward()
+    parts = sum(line["gflops"] for line in lines)
+    assert parts == pytest.approx(whole.get_total_flops() / 1e9, rel=0.02)
+    assert all(line["seconds"] > 0 for line in lines if "backward" not in line["part"])
+    best = max(lines[0]["gflops"], lines[0]["gigabytes"])
+    assert lines[0]["reached"] == pytest.approx(best / lines[0]["seconds"])
+
+
+@pytest.mark.slow
+def test_parts_of_the_paper_scale_add_up_to_its_table(capsys):
+    accounting.main(["--scale", "paper", "--parts", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    total = sum(line["gflops"] for line in found["parts"])
+    counted = accounting.count(SCALES["paper"])["gflops"]["none"]
+    assert total == pytest.approx(counted, rel=0.01)
+    accounting.print_parts(found)
+    assert "encode, backward" in capsys.readouterr().out
+
+
+def test_a_read_is_one_pass_and_loops_over_no_ids():
+    """No Python loop in what a step does with ids; the encoder's goes over chunks."""
+    for thing in (
+        memory_bank.MemoryBank.read,
+        memory_bank.MemoryBank.write,
+        model.Lemur.refresh,
+        model.Lemur.history,
+        model.Lemur.anchors,
+        model.Lemur.losses,
+    ):
+        tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(thing)))
+        loops = (ast.For, ast.While, ast.comprehension)
+        assert not any(isinstance(node, loops) for node in ast.walk(tree)), thing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_can_run_and_has_goals_that_read(name):
+    assert callable(importlib.import_module(f"tests.benchmarks.{name}").main)
+    path = readme.RESULTS / "cost" / f"{name}.json"
+    if name == "gpu" and not path.is_file():
+        return  # where no GPU was at hand
+    stored = json.loads(path.read_text("utf-8"))
+    assert stored["command"].startswith(f"python -m tests.benchmarks.{name}")
+    assert {"device", "date", "versions", "facts"} <= set(stored)
+    for row in stored["rows"]:
+        assert readme.met(row["measured"], row["goal"]) in ("", "met", "missed")
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "verdict"),
+    [(1.3, "<= 1.3", "met"), (1.31, "<= 1.3", "missed"), (99, ">= 100", "missed"),
+     (100, ">= 100", "met"), (5, "", ""), (None, "<= 20", "")],
+)  # fmt: skip
+def test_verdicts_of_goals(value, goal, verdict):
+    assert readme.met(value, goal) == verdict
+
+
+WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal")
+
+
+class Waits(TorchDispatchMode):
+    """Names of the operations for whose result the host has to wait on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        places = args[1] if name in ("index", "index_put", "index_put_") else ()
+        by_mask = any(x is not None and x.dtype == torch.bool for x in places)
+        if by_mask or name in WAITS:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_five_times_a_step(config, prepared):
+    """The distinct queries, the lengths of all chunks together, the impressions (of
+    each loss) and the positives: their numbers are shapes. However many documents or
+    chunks there are; sampling asks once more, for what the bank lacks."""
+    for pages, share, expected in ((4, 1.0, 5), (16, 1.0, 5), (4, 0.2, 6)):
+        changes = {"pages": pages, "forward_share": share, "backward_share": share}
+        used = config.but(**changes)
+        lemur = make_model(used, prepared.sizes, 0, CPU).train()
+        lemur.bank.written.zero_()
+        batch = prepared.pages.batch(np.arange(pages) + 100, used.history_long)
+        assert (len(batch.unique) > used.encode_chunk) == (pages == 16)
+        with Waits() as waits:
+            train_step(Run(lemur, prepared.features, 0, total=101, step=1), batch)
+        assert len(waits.seen) == expected, waits.seen
