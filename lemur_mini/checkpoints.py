@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lemur_mini.config import Config
+from lemur_mini.distributed import ShardedBank, load_bank, save_bank
+from lemur_mini.memory_bank import MemoryBank
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.training import Run
 
@@ -41,7 +44,10 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def save(run: Run, path: Path, data: str) -> None:
-    """Write model, bank, optimiser and place in the stream. data: its checksum."""
+    """Write model, bank, optimiser and place in the stream. data: its checksum.
+
+    Rank 0 writes what all ranks hold alike; each writes its shard of a bank, into a
+    folder beside the file that names it, so that both change at once."""
     tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}
     for name, parameter in run.model.named_parameters():
         for moment, value in run.optimizer.state.get(parameter, {}).items():
@@ -56,9 +62,22 @@ def save(run: Run, path: Path, data: str) -> None:
         "seconds": run.seconds,
         "log": run.log,
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = {"lemur_mini": json.dumps(facts)}
-    write_atomically(path, lambda part: save_file(tensors, part, header))
+    if sharded(run.model):
+        facts["bank"] = f"{path.stem}.bank-{run.step}"
+        save_bank(run.model.bank, path.parent / facts["bank"])
+    if not run.model.ranks.rank:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        header = {"lemur_mini": json.dumps(facts)}
+        write_atomically(path, lambda part: save_file(tensors, part, header))
+        for folder in path.parent.glob(f"{path.stem}.bank-*"):
+            if folder.name != facts.get("bank"):
+                shutil.rmtree(folder)
+    run.model.ranks.wait()
+
+
+def sharded(model: Lemur) -> bool:
+    """Whether every rank has rows of its own of the bank."""
+    return isinstance(getattr(model, "bank", None), ShardedBank)
 
 
 def export(source: Path, path: Path) -> None:
@@ -70,12 +89,17 @@ def export(source: Path, path: Path) -> None:
     write_atomically(path, lambda part: save_file(halved, part, header))
 
 
-def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The facts and the tensors of a checkpoint."""
+def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The facts and the tensors of a checkpoint, with the `whole` of a sharded bank."""
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["lemur_mini"])
-            return facts, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if whole and "bank" in facts:
+            bank = MemoryBank(facts["sizes"]["documents"], facts["config"]["width"])
+            load_bank(bank, path.parent / facts.pop("bank"))
+            tensors |= {f"model.bank.{k}": v for k, v in bank.state_dict().items()}
+        return facts, tensors
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no checkpoint there; train first") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
@@ -96,7 +120,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
 def resume(path: Path, fresh: Run, data: str) -> Run:
     """Bring a fresh run to where the checkpoint was. Raises CheckpointError where the
     checkpoint is of another configuration, seed or data."""
-    facts, tensors = read(path)
+    facts, tensors = read(path, whole=not sharded(fresh.model))
     there = facts["config"] | {k: facts[k] for k in ("data", "seed", "total")}
     here = json.loads(json.dumps(dataclasses.asdict(fresh.config)))
     here |= {"data": data, "seed": fresh.seed, "total": fresh.total}
@@ -107,6 +131,8 @@ def resume(path: Path, fresh: Run, data: str) -> Run:
             f"{path}: written with {changes}; use the same settings or another --out"
         )
     fresh.model.load_state_dict(_part(tensors, "model"))
+    if "bank" in facts:
+        load_bank(fresh.model.bank, path.parent / facts["bank"])
     for name, parameter in fresh.model.named_parameters():
         state = {m: tensors[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in tensors}
         if state:
