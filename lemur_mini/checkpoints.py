@@ -97,15 +97,28 @@ def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if whole and "bank" in facts:
             bank = MemoryBank(facts["sizes"]["documents"], facts["config"]["width"])
-            load_bank(bank, path.parent / facts.pop("bank"))
+            fill(bank, path, facts.pop("bank"))
             tensors |= {f"model.bank.{k}": v for k, v in bank.state_dict().items()}
         return facts, tensors
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no checkpoint there; train first") from None
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         problem = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path}: not a whole checkpoint ({problem}); delete it and train again"
+        ) from error
+
+
+def fill(bank: MemoryBank, path: Path, name: str) -> None:
+    """Read the bank that the checkpoint at `path` names, whole or this rank's rows."""
+    try:
+        load_bank(bank, path.parent / name)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path.parent / name}: not a whole bank ({error}); delete {path.name} and "
+            "train again"
         ) from error
 
 
@@ -132,7 +145,7 @@ def resume(path: Path, fresh: Run, data: str) -> Run:
         )
     fresh.model.load_state_dict(_part(tensors, "model"))
     if "bank" in facts:
-        load_bank(fresh.model.bank, path.parent / facts["bank"])
+        fill(fresh.model.bank, path, facts["bank"])
     for name, parameter in fresh.model.named_parameters():
         state = {m: tensors[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in tensors}
         if state:

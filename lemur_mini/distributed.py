@@ -256,13 +256,19 @@ def save_bank(bank: ShardedBank, folder: Path) -> None:
 
 
 def load_bank(bank: MemoryBank, folder: Path) -> None:
-    """Fill a bank, whole or this rank's rows, from what `save_bank` wrote."""
+    """Fill a bank, whole or this rank's rows, from what `save_bank` wrote. Raises
+    ValueError where something is missing."""
     from torch.distributed import checkpoint
 
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError("no file there")
     state, alone = _as_parts(bank), not isinstance(bank, ShardedBank)
+    reader = checkpoint.HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings(action="ignore"):  # one process: that is meant
-        reader = checkpoint.HuggingFaceStorageReader(str(folder))
-        checkpoint.load(state, storage_reader=reader, no_dist=alone)
+        try:
+            checkpoint.load(state, storage_reader=reader, no_dist=alone)
+        except checkpoint.CheckpointException as error:  # no Exception, of all things
+            raise ValueError(str(error).splitlines()[-1]) from error
     for name, mine in bank.named_buffers():
         mine.copy_(state[name] if alone else state[name].to_local())
 
