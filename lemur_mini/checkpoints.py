@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lemur_mini.config import Config
-from lemur_mini.distributed import ShardedBank, load_bank, save_bank
 from lemur_mini.memory_bank import MemoryBank
 from lemur_mini.model import Lemur, Sizes
+from lemur_mini.sharded_bank import ShardedBank, load_bank, save_bank
 from lemur_mini.training import Run
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
