@@ -18,32 +18,35 @@ from lemur_mini.checkpoints import (
 )
 from lemur_mini.config import BASELINE_CHANGES, SCALES
 from lemur_mini.data import DataError
+from lemur_mini.distributed import ALONE, RankError, Ranks, join
 from lemur_mini.training import choose_device
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 NAMES = plots.NAMES
+# what the reader can mend: one line, exit code 2
+BAD = (DataError, CheckpointError, ConnectionError, FloatingPointError, RankError)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options, ranks = _parser().parse_args(arguments), ALONE
     try:
-        report = run(options)
-    except (
-        DataError,
-        CheckpointError,
-        ConnectionError,
-        FloatingPointError,
-    ) as error:
-        print(f"lemur_mini: {error}", file=sys.stderr)
+        device = choose_device(options.device)
+        ranks, device = join(device, options.bank == "sharded")
+        with ranks.together():
+            print(table(run(options, device, ranks)))
+            print(f"written: {options.out}/report.json, report.png, checkpoints")
+    except BAD as error:
+        if ranks.has_the_word():
+            print(f"lemur_mini: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            f"\nstopped; --resume --out {options.out} goes on from the last checkpoint"
-        )
+        if ranks.has_the_word():
+            print(
+                f"\nstopped; --resume --out {options.out} goes on from the last "
+                "checkpoint"
+            )
         return 130
-    print(table(report))
-    print(f"written: {options.out}/report.json, report.png, checkpoints")
     return 0
 
 
@@ -79,12 +82,20 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("runs/main"), help="folder for what is written"
     )
     add("--resume", action="store_true", help="go on from the checkpoints in --out")
+    add(
+        "--bank",
+        default="replicated",
+        choices=["replicated", "sharded"],
+        help="under torchrun: the memory bank whole on every rank, or cut by rows",
+    )
     return parser
 
 
-def run(options: argparse.Namespace) -> dict:
+def run(
+    options: argparse.Namespace, device: torch.device, ranks: Ranks = ALONE
+) -> dict:
     """Do what the options say; returns the report that is also written."""
-    device, config = choose_device(options.device), SCALES[options.scale]
+    config = SCALES[options.scale]
     print(f"reading {options.data}")
     prepared = pipeline.prepare(options.data, config, device)
     dataset = prepared.dataset
@@ -103,16 +114,19 @@ def run(options: argparse.Namespace) -> dict:
             options.out / f"{name}.safetensors",
             options.resume,
             NAMES[name],
+            ranks,
         )
         models[name] = pipeline.test(prepared, trained, dataset.test_start, None)
         models[name] |= cost(trained)
         logs[name] = trained.log
     report = provenance(options, prepared, device) | {
+        "ranks": ranks.size,
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
         "models": models,
         "training_log": logs,
     }
-    write(options.out, report, prepared)
+    if not ranks.rank:
+        write(options.out, report, prepared)
     return report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lemur_mini.config import Config
+from lemur_mini.memory_bank import MemoryBank
 from lemur_mini.model import Lemur, Sizes
+from lemur_mini.sharded_bank import ShardedBank, load_bank, save_bank
 from lemur_mini.training import Run
 
 FACTS = {"config", "sizes", "data", "seed", "total", "step", "seconds", "log"}
@@ -53,7 +56,10 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def save(run: Run, path: Path, data: str) -> None:
-    """Write model, bank, optimiser and place in the stream. data: its checksum."""
+    """Write model, bank, optimiser and place in the stream. data: its checksum.
+
+    Rank 0 writes what all ranks hold alike; each writes its shard of a bank, into a
+    folder beside the file that names it, so that both change at once."""
     tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}
     for name, parameter in run.model.named_parameters():
         for moment, value in run.optimizer.state.get(parameter, {}).items():
@@ -68,8 +74,21 @@ def save(run: Run, path: Path, data: str) -> None:
         "seconds": run.seconds,
         "log": run.log,
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    _write(path, facts, tensors)
+    if sharded(run.model):
+        facts["bank"] = f"{path.stem}.bank-{run.step}"
+        save_bank(run.model.bank, path.parent / facts["bank"])
+    if not run.model.ranks.rank:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        _write(path, facts, tensors)
+        for folder in path.parent.glob(f"{path.stem}.bank-*"):
+            if folder.name != facts.get("bank"):
+                shutil.rmtree(folder)
+    run.model.ranks.wait()
+
+
+def sharded(model: Lemur) -> bool:
+    """Whether every rank has rows of its own of the bank."""
+    return isinstance(getattr(model, "bank", None), ShardedBank)
 
 
 def export(source: Path, path: Path) -> None:
@@ -100,13 +119,20 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """The facts and the tensors of a checkpoint: whole, as written, finite."""
+def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]:
+    """The facts and the tensors of a checkpoint: as written, finite, and with the
+    `whole` of a sharded bank."""
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["lemur_mini"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check(facts, tensors)
+        if whole and "bank" in facts:
+            bank = MemoryBank(facts["sizes"]["documents"], facts["config"]["width"])
+            fill(bank, path, facts.pop("bank"))
+            tensors |= {f"model.bank.{k}": v for k, v in bank.state_dict().items()}
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no checkpoint there; train first") from None
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
@@ -128,6 +154,17 @@ def _check(facts: dict, tensors: dict[str, torch.Tensor]) -> None:
             raise ValueError(f"{name} holds numbers that are not finite")
 
 
+def fill(bank: MemoryBank, path: Path, name: str) -> None:
+    """Read the bank that the checkpoint at `path` names, whole or this rank's rows."""
+    try:
+        load_bank(bank, path.parent / name)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path.parent / name}: not a whole bank ({error}); delete {path.name} and "
+            "train again"
+        ) from error
+
+
 def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
     """The model of a checkpoint with its bank, ready to serve."""
     facts, tensors = read(path)
@@ -144,7 +181,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
 def resume(path: Path, fresh: Run, data: str) -> Run:
     """Bring a fresh run to where the checkpoint was. Raises CheckpointError where the
     checkpoint is of another configuration, seed or data."""
-    facts, tensors = read(path)
+    facts, tensors = read(path, whole=not sharded(fresh.model))
     there = facts["config"] | {k: facts[k] for k in ("data", "seed", "total")}
     here = json.loads(json.dumps(dataclasses.asdict(fresh.config)))
     here |= {"data": data, "seed": fresh.seed, "total": fresh.total}
@@ -160,6 +197,8 @@ def resume(path: Path, fresh: Run, data: str) -> Run:
             "resume from a checkpoint of training"
         )
     fresh.model.load_state_dict(_part(tensors, "model"))
+    if "bank" in facts:
+        fill(fresh.model.bank, path, facts["bank"])
     for name, parameter in fresh.model.named_parameters():
         state = {m: tensors[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in tensors}
         if state:

@@ -28,25 +28,26 @@ def sqdc(
     temperature: float,
     session_mask: bool = True,
     negatives: str = "all",
+    own: Tensor | None = None,
 ) -> Tensor:
     """Session-masked query-to-document contrastive loss (paper, section on SQDC), a sum
     over the positives. q, d: (B, D); label: (B,); qid: (B,). Returns a scalar.
 
     `negatives="positives"` takes only samples with label 1 as negatives. Without
-    `session_mask` other samples of the same query are negatives too."""
-    watched = label > 0.5
-    positive = watched.nonzero().squeeze(1)  # (B+,)
-    cosine = cosines(q[positive], d)  # (B+, B)
-    own = torch.eye(len(d), dtype=torch.bool, device=d.device)[positive]  # (B+, B)
-    keep = torch.ones_like(own)
+    `session_mask` other samples of the same query are negatives too. `own` (B,) sums
+    over some of the positives alone: one rank's part of the whole sum."""
+    positive = label > 0.5
+    place = (positive if own is None else positive & own).nonzero()  # (B+, 1)
+    anchor = place.squeeze(1)
+    cosine = cosines(q[anchor], d)  # (B+, B)
+    pair = torch.eye(len(d), dtype=torch.bool, device=d.device)[anchor]  # (B+, B)
+    keep = torch.ones_like(pair)
     if session_mask:
-        keep = qid[positive, None] != qid[None, :]
+        keep = qid[anchor, None] != qid[None, :]
     if negatives == "positives":
-        keep = keep & watched[None, :]
-    score = (temperature * cosine).masked_fill(~(keep | own), -torch.inf)
-    return (
-        score.logsumexp(dim=1) - score.gather(1, positive[:, None]).squeeze(1)
-    ).sum()
+        keep = keep & positive[None, :]
+    score = (temperature * cosine).masked_fill(~(keep | pair), -torch.inf)
+    return (score.logsumexp(dim=1) - score.gather(1, place).squeeze(1)).sum()
 
 
 def cic(content: Tensor, identity: Tensor, temperature: float) -> Tensor:

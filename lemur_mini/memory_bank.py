@@ -20,6 +20,10 @@ class MemoryBank(nn.Module):
         self.register_buffer("vectors", torch.zeros(documents, width))
         self.register_buffer("written", torch.full((documents,), NEVER))
 
+    def fetch(self, rows: Tensor, *tables: Tensor) -> list[Tensor]:
+        """What `vectors` or `written` hold at these rows, none below 0."""
+        return [table[rows] for table in tables]
+
     @torch.no_grad()
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """rows: any shape. Returns vectors (..., D), 0 on a miss, and found (...)."""
@@ -45,7 +49,7 @@ class MemoryBank(nn.Module):
 
     def age(self, rows: Tensor, step: int) -> Tensor:
         """Steps since the last write, for rows that were written."""
-        written = self.written[rows[rows >= 0]]
+        (written,) = self.fetch(rows[rows >= 0], self.written)
         return (step - written)[written > NEVER]
 
     def coverage(self, rows: Tensor) -> float | None:
@@ -53,7 +57,8 @@ class MemoryBank(nn.Module):
         rows = rows[rows >= 0]
         if not len(rows):
             return None
-        return (self.written[rows] > NEVER).float().mean().item()
+        (written,) = self.fetch(rows, self.written)
+        return (written > NEVER).float().mean().item()
 
     def grow(self, documents: int) -> None:
         """Make room for a catalogue of this many documents; what is known stays."""

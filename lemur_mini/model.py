@@ -13,9 +13,10 @@ from lemur_mini import losses
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
+from lemur_mini.distributed import ALONE, Ranks
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
 from lemur_mini.longer import Longer
-from lemur_mini.memory_bank import MemoryBank
+from lemur_mini.memory_bank import NEVER
 from lemur_mini.ranker import RANKERS
 from lemur_mini.sequence import Decoder, Din, SimilarityModule, most_similar
 
@@ -34,7 +35,8 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars of one batch; `total` is what is minimised."""
+    """Scalars of one batch; `total` is what is minimised. On several ranks, each has
+    its own and their mean is the batch's."""
 
     total: Tensor
     ctr: Tensor
@@ -57,11 +59,13 @@ class Lemur(nn.Module):
     """The ranker over ids and, where a feature group asks for it, over content.
 
     Which parts exist follows from `config.groups`; the baseline is Lemur without the
-    content groups. Rows of documents below 0 are padding everywhere."""
+    content groups. Rows of documents below 0 are padding everywhere. Several `ranks`
+    get the same batch and share its work: all call the same methods in step."""
 
-    def __init__(self, config: Config, sizes: Sizes):
+    def __init__(self, config: Config, sizes: Sizes, ranks: Ranks = ALONE):
         super().__init__()
         self.config, self.sizes, self.frozen = config, sizes, False
+        self.ranks = ranks
         e, d, heads = config.id_width, config.width, config.heads
         # row 0 is for the unknown; a small start keeps the unseen near zero
         self.ids = nn.ModuleDict(
@@ -90,7 +94,7 @@ class Lemur(nn.Module):
             self.norms = nn.ModuleDict(
                 {name: RunningNorm(d) for name in ("query", "document")}
             )
-            self.bank = MemoryBank(sizes.documents, d)
+            self.bank = ranks.bank(sizes.documents, d)
             self.ask = nn.Linear(3 * d + 2 * e, d)
             if config.cic_weight:
                 self.to_identity = nn.Linear(d, e)
@@ -111,19 +115,23 @@ class Lemur(nn.Module):
     # --- representations -------------------------------------------------------------
 
     def encode(self, features: Features, rows: Tensor) -> Tensor:
-        """Fresh representations of documents. rows: (B,). Returns (B, D)."""
+        """Fresh representations of documents. rows: (B,). Returns (B, D).
+
+        Ranks share the documents out, so that none is encoded twice."""
         if not len(rows):
             return self.bank.vectors.new_zeros(0, self.config.width)
         length = features.length[rows]
         order = length.argsort()  # like lengths together: little padding to compute
-        chunks = rows[order].split(self.config.encode_chunk)
+        own = rows[order][self.ranks.own(len(rows))]
+        chunks = own.split(self.config.encode_chunk)
         last = torch.stack([part[-1] for part in chunks])
         longest = features.length[last].tolist()  # the host waits once, not per chunk
         parts = [
             self.document_encoder(features, part, length)
             for part, length in zip(chunks, longest, strict=True)
         ]
-        return self.norms["document"](torch.cat(parts)[order.argsort()])
+        vectors = self.ranks.gather(torch.cat(parts), len(rows))
+        return self.norms["document"](vectors[order.argsort()])
 
     def refresh(self, batch: Batch, features: Features, plan: Plan) -> Tensor:
         """Encode a share p of the batch's distinct documents, q of them with gradient,
@@ -163,7 +171,8 @@ class Lemur(nn.Module):
         of these rows, or of the whole catalogue. Returns how many there were."""
         if rows is None:
             rows = torch.arange(self.sizes.documents, device=self.bank.vectors.device)
-        rows = rows[~self.bank.read(rows)[1]]
+        (written,) = self.bank.fetch(rows, self.bank.written)
+        rows = rows[written == NEVER]
         for part in rows.split(512):
             self.bank.write(part, self.encode(features, part), step)
         return len(rows)
@@ -184,10 +193,11 @@ class Lemur(nn.Module):
         if self.sizes.feed:
             return self.bank.read(batch.history[:, 0])
         distinct, inverse = torch.unique(batch.query, return_inverse=True)
+        own = distinct[self.ranks.own(len(distinct))]
         vectors = self.query_encoder(
-            features.query_tokens[distinct], features.query_length[distinct]
+            features.query_tokens[own], features.query_length[own]
         )
-        vectors = self.norms["query"](vectors)
+        vectors = self.norms["query"](self.ranks.gather(vectors, len(distinct)))
         return vectors[inverse], torch.ones_like(batch.query, dtype=torch.bool)
 
     # --- ranking ---------------------------------------------------------------------
@@ -262,17 +272,22 @@ class Lemur(nn.Module):
 
     def forward(self, batch: Batch, features: Features) -> Tensor:
         """Serving: logits (P, S) from the bank alone; no document is encoded."""
-        if not self.config.has_content:
-            return self.rank(batch, None, None)
-        query, _ = self.anchors(batch, features)
-        return self.rank(batch, query, self.bank.read(batch.item)[0])
+        own = self.ranks.own(len(batch.user))
+        mine, query, target = batch.pages(own), None, None
+        if self.config.has_content:
+            query = self.anchors(batch, features)[0][own]
+            target = self.bank.read(mine.item)[0]
+        return self.ranks.gather(self.rank(mine, query, target), len(batch.user))
 
     def contrast(
         self, batch: Batch, query: Tensor, target: Tensor, use: Tensor
     ) -> Tensor:
-        """SQDC of the impressions in `use` (P, S).
+        """SQDC of the impressions in `use` (P, S), on the own pages of a rank against
+        the targets of all.
         # our choice: per impression, so that lambda does not depend on the batch."""
-        config = self.config
+        config, pages = self.config, self.ranks.own(len(use))
+        own = torch.zeros_like(use)
+        own[pages] = True
         place = use.flatten().nonzero().squeeze(1)  # once: the host waits for it
         total = losses.sqdc(
             query[:, None].expand_as(target).flatten(0, 1)[place],
@@ -282,12 +297,18 @@ class Lemur(nn.Module):
             config.temperature,
             config.session_mask,
             config.sqdc_negatives,
+            own.flatten()[place],
         )
-        return total / batch.mask.sum()
+        return total / batch.mask[pages].sum()
 
     def losses(self, batch: Batch, features: Features, plan: Plan) -> Losses:
-        """One training step's losses: encode, write, read, rank (the paper's order)."""
+        """One training step's losses: encode, write, read, rank (the paper's order).
+
+        A rank encodes its own documents, gathers all, and ranks its own pages."""
         config, mask = self.config, batch.mask
+        own = self.ranks.own(len(mask))
+        mine = batch.pages(own)
+        weight = self.ranks.weight(mask)
         query = target = vectors = None
         contrast = torch.zeros((), device=batch.item.device)
         if config.has_content:
@@ -295,15 +316,18 @@ class Lemur(nn.Module):
             query, there = self.anchors(batch, features)
             target = vectors[batch.inverse] * mask[..., None]  # (P, S, D)
             contrast = self.contrast(batch, query, target, mask & there[:, None])
+            query, target = query[own], target[own]
         click = torch.zeros((), device=batch.item.device)
         if plan.rank:
             fresh = vectors if config.history_gradient else None
-            logit = self.rank(batch, query, target, fresh)
-            place = mask.flatten().nonzero().squeeze(1)
-            click = losses.ctr(logit.flatten()[place], batch.label.flatten()[place])
+            logit = self.rank(mine, query, target, fresh)
+            place = mine.mask.flatten().nonzero().squeeze(1)
+            click = losses.ctr(logit.flatten()[place], mine.label.flatten()[place])
+        click, contrast = weight * click, weight * contrast
         total = click + plan.sqdc_weight * contrast
         if config.experts and plan.rank:
-            total = total + config.expert_l1 * self.ranker.penalty()
+            share = self.ranks.weight(torch.ones_like(mask))
+            total = total + share * config.expert_l1 * self.ranker.penalty()
         if config.cic_weight:
             identity = self.ids["item"](batch.unique + 1)
             total = total + config.cic_weight * losses.cic(

@@ -22,6 +22,7 @@ from lemur_mini.data import (
     make_tokenizer,
 )
 from lemur_mini.data.loading import checksum
+from lemur_mini.distributed import ALONE, Ranks
 from lemur_mini.evaluation import auc, evaluate, qauc, slices
 from lemur_mini.model import Sizes
 from lemur_mini.training import Run, make_model, predict, train
@@ -88,12 +89,13 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     title: str = "training",
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Train one model, one pass over all sessions before `until` (unix seconds), then
     give every document that the bank still lacks its vector, as at upload time."""
     pages, features = prepared.pages, prepared.features
     index = pages.between(None, until)
-    model = make_model(config, prepared.sizes, seed, features.tokens.device)
+    model = make_model(config, prepared.sizes, seed, features.tokens.device, ranks)
     run = Run(model, features, seed, total=-(-len(index) // config.pages))
     if resume and checkpoint.is_file():
         run = checkpoints.resume(checkpoint, run, prepared.checksum)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from lemur_mini.config import Config
 from lemur_mini.data import Batch, Features, Pages
+from lemur_mini.distributed import ALONE, Ranks
 from lemur_mini.model import Lemur, Plan, Sizes
 
 LOG_EVERY = 20  # steps
@@ -30,11 +32,17 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def make_model(config: Config, sizes: Sizes, seed: int, device: torch.device) -> Lemur:
+def make_model(
+    config: Config,
+    sizes: Sizes,
+    seed: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> Lemur:
     """A model whose first weights follow from the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Lemur(config, sizes).to(device)
+        return Lemur(config, sizes, ranks).to(device)
 
 
 @dataclass
@@ -73,6 +81,11 @@ class Run:
     def device(self) -> torch.device:
         return self.features.tokens.device
 
+    @cached_property
+    def losses(self) -> Callable:
+        """`model.losses`, on several ranks through DDP."""
+        return self.model.ranks.parallel(self.model)
+
 
 def rate(config: Config, step: int, total: int) -> float:
     """Learning rate at a step: linear warm-up, then linear decay to zero."""
@@ -107,7 +120,7 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     for group in run.optimizer.param_groups:
         group["lr"] = rate(config, step, run.total) * group["times"]
     with autocast(config, run.device):
-        losses = run.model.losses(batch, run.features, plan(run, batch))
+        losses = run.losses(batch, run.features, plan(run, batch))
     run.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
@@ -118,7 +131,8 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     run.step += 1
     if step % LOG_EVERY:
         return None
-    record = {"step": step, "ctr": losses.ctr.item(), "sqdc": losses.sqdc.item()}
+    ctr, sqdc = run.model.ranks.mean(torch.stack([losses.ctr, losses.sqdc])).tolist()
+    record = {"step": step, "ctr": ctr, "sqdc": sqdc}
     return record | (health(run.model, batch, before, age, step) if watch else {})
 
 
@@ -126,7 +140,8 @@ def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) ->
     """How well the bank does: cached against current vectors, coverage, age."""
     old, found = before
     new, _ = model.bank.read(batch.unique)
-    both = found & (model.bank.written[batch.unique] == step)  # encoded again now
+    (written,) = model.bank.fetch(batch.unique, model.bank.written)
+    both = found & (written == step)  # encoded again now
     cosine = F.cosine_similarity(old[both], new[both], dim=-1)
     return {
         "cached_cosine": cosine.mean().item() if len(cosine) else None,
@@ -157,7 +172,10 @@ def train(
     index = index[run.step * config.pages :]
     run.model.train()
     stream = pages.stream(index, config.pages, config.history_long)
-    bar = tqdm(stream, title, run.total, initial=run.step, unit="step", mininterval=1)
+    form = {"initial": run.step, "unit": "step", "mininterval": 1}
+    if run.model.ranks.rank:
+        form["disable"] = True
+    bar = tqdm(stream, title, run.total, **form)
     for batch in bar:
         record = train_step(run, batch)
         run.seconds = time.perf_counter() - began

@@ -32,6 +32,15 @@ class Batch:
         """(P, S), True where there is an impression."""
         return self.item >= 0
 
+    def pages(self, index: slice) -> Batch:
+        """Some of its pages; `unique` stays that of all, where `inverse` points."""
+        parts = {
+            f.name: getattr(self, f.name)[index].contiguous()
+            for f in fields(self)
+            if f.name != "unique"
+        }
+        return Batch(**parts, unique=self.unique)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = (
