@@ -6,7 +6,8 @@ from lemur_mini import scaling
 from lemur_mini.config import CLASSROOM
 
 COUNTED = {"gflops": {"p20_q20": 2000.0}, "params": {"lemur": 10.0}}
-CONFIG = CLASSROOM.but(pages=4, page=3, history_long=5, width=8, id_width=6)
+CONFIG = CLASSROOM.but(pages=4, page=3, history_long=5, history_short=3)
+CONFIG = CONFIG.but(width=8, id_width=6)
 
 
 def test_bytes_are_those_of_a_loop_over_what_comes_from_other_ranks():
