@@ -44,4 +44,4 @@ def test_a_faster_link_and_a_larger_batch_lose_less():
     found = [scaling.efficiency(COUNTED, 8, link) for link in links]
     assert found == sorted(found) and 0 < found[0] < found[-1] < 1
     large = scaling.efficiency(COUNTED, 8, links[0], 16 * scaling.PAPER.pages)
-    assert large > 2 * found[0]
+    assert large > 1.15 * found[0]  # the gradients do not grow with the batch
