@@ -192,9 +192,7 @@ def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, in
     else:
         where = f"{source}/{IMPRESSIONS}, column timestamp"
         name = folder.resolve().name if folder else str(source)
-        shares = (1 - 2 * TEST_SHARE, 1 - TEST_SHARE)
-        starts = np.quantile(log.timestamp, shares, method="higher")
-        valid, test = (int(start) for start in starts)
+        valid, test = default_periods(log.timestamp)
     begin, end = log.timestamp[0], log.timestamp[-1]
     if not (valid <= test and begin < test <= end):
         raise DataError(
@@ -202,6 +200,13 @@ def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, in
             f"on, or is before valid_start {valid}; choose it in ({begin}, {end}]"
         )
     return name, valid, test
+
+
+def default_periods(timestamp: np.ndarray) -> tuple[int, int]:
+    """Starts of the validation and of the test period where nobody names them."""
+    shares = (1 - 2 * TEST_SHARE, 1 - TEST_SHARE)
+    starts = np.quantile(timestamp, shares, method="higher")
+    return int(starts[0]), int(starts[1])
 
 
 def _read_about(path: Path) -> tuple[str, int, int]:
