@@ -72,7 +72,9 @@ def load(source: str | Path) -> Dataset:
 
     Raises DataError, naming file, row, column and remedy."""
     folder = Path(source) if Path(source).is_dir() else None
-    items, impressions = (_read(source, folder, file) for file in (ITEMS, IMPRESSIONS))
+    items, impressions = (
+        read_table(source, folder, file) for file in (ITEMS, IMPRESSIONS)
+    )
     check_items(items)
     check_impressions(impressions, items)
     counts: Counter = Counter()
@@ -115,7 +117,7 @@ def checksum(dataset: Dataset) -> str:
     return f"{value:08x}"
 
 
-def _read(source: str | Path, folder: Path | None, file: str) -> pa.Table:
+def read_table(source: str | Path, folder: Path | None, file: str) -> pa.Table:
     import datasets
 
     path = folder / file if folder else None
