@@ -3,7 +3,8 @@
 python -m lemur_mini.data.measure --rows 100000000 --out data/results/stream.json
 
 writes logs of a twentieth, a fifth and all of the rows into a temporary folder, one
-after the other (100 M rows take half a gigabyte there), and passes each through schema, pages, histories and batches."""
+after the other (100 M rows take half a gigabyte there), and passes each through schema,
+pages, histories and batches."""
 
 from __future__ import annotations
 

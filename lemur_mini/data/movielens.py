@@ -53,10 +53,12 @@ def from_movielens(
         "item_id": pa.array(ids, pa.int64()),
         "title": [_in_order(title) for title in titles],
         "genres": [_genres(names) for names in movies["genres"].to_pylist()],
-        "plot": pa.array([(plots or {}).get(i) for i in ids], pa.string()),
-        "image": pa.array(_posters(ids, posters), pa.binary()),
         "created_at": pa.array([_first_of_year(title) for title in titles], pa.int64()),
     }
+    if plots is not None:
+        items["plot"] = pa.array([plots.get(number) for number in ids], pa.string())
+    if posters is not None:
+        items["image"] = pa.array(_posters(ids, posters), pa.binary())
     log = pa.table(
         {
             "user_id": ratings["userId"],
@@ -116,7 +118,7 @@ def _first_of_year(title: str) -> int | None:
 
 def _posters(ids: list[int], posters) -> list[bytes | None]:
     if not isinstance(posters, str | Path):
-        return [(posters or {}).get(number) for number in ids]
+        return [posters.get(number) for number in ids]
     if not Path(posters).is_dir():
         raise DataError(f"{posters}: no folder; give one that holds {{movieId}}.jpg")
     files = [p for p in Path(posters).iterdir() if p.suffix.lower() in PICTURES]
