@@ -167,7 +167,7 @@ def _aucs(items: pa.Table, log: pa.Table, item: np.ndarray, label: np.ndarray) -
                 None if v is None else v[rows] if place is None else v[place]
                 for v in (code, raw)
             )
-            scores = [_rate_elsewhere(code, label, half)]
+            scores = [rate_elsewhere(code, label, half)]
             scores += [] if raw is None else [raw, -raw]
             values = [auc(label, score) for score in scores]
             found[file, name] = float(np.nanmax([0.5, *values]))
@@ -186,7 +186,7 @@ def _numbers(values: pa.ChunkedArray) -> np.ndarray | None:
     return np.nan_to_num(out, nan=low, neginf=low, posinf=high)
 
 
-def _rate_elsewhere(code, label, half) -> np.ndarray:
+def rate_elsewhere(code, label, half) -> np.ndarray:
     """Label rate of the same value in the other half of the rows: a rate that counts
     its own row would tell the label of every value that stands once."""
     score = np.empty(len(code))

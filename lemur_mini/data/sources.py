@@ -65,7 +65,8 @@ def from_huggingface(
     if items is None:  # the first row of each item
         ids = catalogue["item_id"].combine_chunks().dictionary_encode().indices
         catalogue = catalogue.take(np.unique(ids.to_numpy(), return_index=True)[1])
-    facts = {"label": "as given" if threshold is None else f">= {threshold:g}"}
+    rule = "as given" if threshold is None else f">= {threshold:g}"
+    facts = {"label": rule if "label" in columns else "every row"}
     facts |= {"session_gap": gap}
     name, log = Path(out).resolve().name, pa.table(log)
     return write_log(Path(out), name, catalogue, log, gap, facts, negatives, seed)
