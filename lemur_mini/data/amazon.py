@@ -41,22 +41,15 @@ def from_amazon_reviews(
     Images are fetched from the addresses in the metadata only where `images` is true,
     once: `cache` (out/images) keeps them. Raises DataError."""
     reviews = _reviews(_file(source, "review", category))
-    wanted = set(reviews["parent_asin"])
-    found: dict[str, dict] = {}
-    for _, row in _jsonl(_file(source, "meta", category)):
-        if (name := row.get("parent_asin")) in wanted:
-            found.setdefault(name, row)
-    rows = [{"parent_asin": name} | found.get(name, {}) for name in sorted(wanted)]
-    urls = [_main_image(row) for row in rows]
-    pictures = [None] * len(rows)
+    items = _items(_file(source, "meta", category), set(reviews["parent_asin"]))
+    urls = items["image"].to_pylist()
+    pictures = [None] * len(urls)
     if images:
         pictures = fetch_images(
             urls, Path(cache or Path(out) / "images"), opener=opener
         )
-    items = {"item_id": [row["parent_asin"] for row in rows]}
-    for name in ("title", "features", "description", "categories", "store"):
-        items[name] = pa.array([_words(row.get(name)) for row in rows], pa.string())
-    items["image"] = pa.array(pictures, pa.binary())
+    place = items.column_names.index("image")
+    items = items.set_column(place, "image", pa.array(pictures, pa.binary()))
     log = pa.table(
         {
             "user_id": reviews["user_id"],
@@ -67,9 +60,22 @@ def from_amazon_reviews(
     )
     rule = "every review" if threshold is None else f"rating >= {threshold:g}"
     facts = {"label": rule, "session_gap": gap}
-    return write_log(
-        Path(out), category, pa.table(items), log, gap, facts, negatives, seed
-    )
+    return write_log(Path(out), category, items, log, gap, facts, negatives, seed)
+
+
+def _items(path: Path, wanted: set[str]) -> pa.Table:
+    """What the metadata says of the items wanted; `image` is an address here."""
+    found: dict[str, dict] = {}
+    for _, row in _jsonl(path):
+        if (name := row.get("parent_asin")) in wanted:
+            found.setdefault(name, row)
+    names = sorted(wanted)
+    rows = [found.get(name, {}) for name in names]  # some have no metadata
+    items = {"item_id": names}
+    for name in ("title", "features", "description", "categories", "store"):
+        items[name] = pa.array([_words(row.get(name)) for row in rows], pa.string())
+    items["image"] = pa.array([_main_image(row) for row in rows], pa.string())
+    return pa.table(items)
 
 
 def _file(source: str | Path, kind: str, category: str) -> Path:

@@ -37,13 +37,33 @@ def from_movielens(
     """MovieLens as published: ratings.dat and movies.dat (1M, 10M), or ratings.csv and
     movies.csv (latest, 20M and later). users.dat is not read: the schema has no users.
 
-    Label 1 is a rating of `threshold` or more. Ratings of a user less than `gap`
+    Label 1 is a rating of `threshold` or more. Ratings of a user at most `gap`
     seconds apart share a session. posters: by movieId, or a folder of {movieId}.jpg.
     plots: by movieId, or a CSV file with movieId and plot. Raises DataError."""
     folder = Path(folder)
     end = "csv" if (folder / "ratings.csv").is_file() else "dat"
     ratings = _read_csv(folder / f"ratings.{end}", RATINGS)
     movies = _read_csv(folder / f"movies.{end}", MOVIES)
+    log = pa.table(
+        {
+            "user_id": ratings["userId"],
+            "item_id": ratings["movieId"],
+            "timestamp": ratings["timestamp"],
+            "label": label_of(ratings["rating"], threshold),
+        }
+    )
+    facts = {"label": f"rating >= {threshold:g}", "session_gap": gap}
+    return write_log(
+        Path(out),
+        folder.resolve().name,
+        _items(movies, posters, plots),
+        log,
+        gap,
+        facts,
+    )
+
+
+def _items(movies: pa.Table, posters, plots) -> pa.Table:
     ids, titles = movies["movieId"].to_pylist(), movies["title"].to_pylist()
     if isinstance(plots, str | Path):
         plots = dict(
@@ -59,16 +79,7 @@ def from_movielens(
         items["plot"] = pa.array([plots.get(number) for number in ids], pa.string())
     if posters is not None:
         items["image"] = pa.array(_posters(ids, posters), pa.binary())
-    log = pa.table(
-        {
-            "user_id": ratings["userId"],
-            "item_id": ratings["movieId"],
-            "timestamp": ratings["timestamp"],
-            "label": label_of(ratings["rating"], threshold),
-        }
-    )
-    facts = {"label": f"rating >= {threshold:g}", "session_gap": gap}
-    return write_log(Path(out), folder.resolve().name, pa.table(items), log, gap, facts)
+    return pa.table(items)
 
 
 def _read_csv(path: Path, columns: dict[str, str]) -> pa.Table:

@@ -89,16 +89,10 @@ def health(
     group = "query_id" if "query_id" in log.column_names else "session_id"
     group, time = codes(log[group]), seconds(log["timestamp"]).to_numpy()
     label = np.asarray(pc.cast(log["label"], pa.int8(), safe=False))
-    aucs = _aucs(items, log, item, label)
-    found = {
-        "label from a column": _tellers(aucs),
-        "items before birth": _before_birth(items, item, time),
-        "duplicate impressions": _duplicates(group * items.num_rows + item, time),
-        "labels of one class": _one_class(label),
-    }
     sampled = np.asarray(log["sampled"]) if "sampled" in log.column_names else label * 0
-    span = (time.min(), time.max() + 1)
+    moments, span = (time, time[label == 1]), (time.min(), time.max() + 1)
     return Health(
+        **_leaks(items, log, item, group, time, label),
         name=name or _name(source),
         rows=len(label),
         users=int(codes(log["user_id"]).max()) + 1,
@@ -110,13 +104,24 @@ def health(
         start=int(time.min()),
         end=int(time.max()),
         coverage=_coverage(items),
-        aucs={name: value for (_, name), value in aucs.items()},
-        timeline=np.stack(
-            [np.histogram(t, BINS, span)[0] for t in (time, time[label == 1])]
-        ),
-        checked={leak: said for leak, (said, _) in found.items()},
-        leaks=tuple(line for _, lines in found.values() for line in lines),
+        timeline=np.stack([np.histogram(t, BINS, span)[0] for t in moments]),
     )
+
+
+def _leaks(items, log, item, group, time, label) -> dict:
+    """What every detector says."""
+    aucs = _aucs(items, log, item, label)
+    found = {
+        "label from a column": _tellers(aucs),
+        "items before birth": _before_birth(items, item, time),
+        "duplicate impressions": _duplicates(group * items.num_rows + item, time),
+        "labels of one class": _one_class(label),
+    }
+    return {
+        "aucs": {name: value for (_, name), value in aucs.items()},
+        "checked": {leak: said for leak, (said, _) in found.items()},
+        "leaks": tuple(line for _, lines in found.values() for line in lines),
+    }
 
 
 def _name(source) -> str:

@@ -45,7 +45,7 @@ def from_huggingface(
     columns: names of the schema -> names of the table, such as {"user_id": "uid"}.
     user_id, item_id and timestamp are needed. Without label every row is a positive,
     and `negatives` for each are needed; `threshold` makes labels of ratings. Without
-    session_id (or query_id, where there is a query) impressions of a user less than
+    session_id (or query_id, where there is a query) impressions of a user at most
     `gap` seconds apart make one. All other names describe items: they are taken from
     `items` (a table like `source`, in which item_id is found by the same mapping), or
     from the first row of each item. Raises DataError."""
@@ -58,18 +58,22 @@ def from_huggingface(
         log["label"] = label_of(log["user_id"], None)
     elif threshold is not None:
         log["label"] = label_of(log["label"], threshold)
-    fields = {k: v for k, v in columns.items() if k not in LOGGED or k == "item_id"}
-    about = table if items is None else items
-    about = _open(about, split, list(fields.values()))
-    catalogue = pa.table({name: about[column] for name, column in fields.items()})
-    if items is None:  # the first row of each item
-        ids = catalogue["item_id"].combine_chunks().dictionary_encode().indices
-        catalogue = catalogue.take(np.unique(ids.to_numpy(), return_index=True)[1])
+    catalogue = _catalogue(table, items, split, columns)
     rule = "as given" if threshold is None else f">= {threshold:g}"
     facts = {"label": rule if "label" in columns else "every row"}
     facts |= {"session_gap": gap}
     name, log = Path(out).resolve().name, pa.table(log)
     return write_log(Path(out), name, catalogue, log, gap, facts, negatives, seed)
+
+
+def _catalogue(table: pa.Table, items, split: str, columns: Mapping) -> pa.Table:
+    """The items: a table of their own, or the first row of each in the log."""
+    fields = {k: v for k, v in columns.items() if k not in LOGGED or k == "item_id"}
+    about = _open(table if items is None else items, split, list(fields.values()))
+    found = pa.table({name: about[column] for name, column in fields.items()})
+    if items is not None:
+        return found
+    return found.take(np.unique(codes(found["item_id"]), return_index=True)[1])
 
 
 def _open(source, split: str, columns: list[str]) -> pa.Table:
