@@ -179,7 +179,7 @@ class _Names:
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)  # else it keeps what it has read
     except (OSError, pa.ArrowInvalid) as error:
         cause = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read ({cause}); write it again") from error
