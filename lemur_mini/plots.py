@@ -6,9 +6,12 @@ import io
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
+
+from lemur_mini.data.report import BINS, TELLS, Health
 
 # Okabe and Ito's palette, safe for colour-blind readers
 COLOURS = {
@@ -98,6 +101,43 @@ def _health(axes, log: list[dict]) -> None:
     axes.set_xlabel("step")
     axes.set_title("The bank fills, and its vectors settle")
     axes.legend(fontsize=8, loc="lower right")
+
+
+def health_figure(health: Health) -> Figure:
+    """A `data.Health` in three panels: the log over time, what items have, and how well
+    each column alone tells the label, beside the line from which it is a leak."""
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.8))
+        days = np.linspace(0, (health.end - health.start) / 86_400, BINS + 1)
+        for counts, name, colour in zip(
+            health.timeline, ("all", "label 1"), ("baseline", "lemur"), strict=True
+        ):
+            left.stairs(counts, days, fill=True, color=COLOURS[colour], label=name)
+        left.set_xlabel("days since the first impression")
+        left.set_ylabel("impressions")
+        left.set_title(
+            f"{health.rows:,} impressions, {health.label_rate:.0%} of label 1"
+        )
+        left.legend(fontsize=8)
+        _bars_of(middle, health.coverage, lambda value: "lemur")
+        middle.set_xlabel("share of the items")
+        middle.set_title("What items have")
+        _bars_of(right, health.aucs, lambda v: "accent" if v >= TELLS else "baseline")
+        right.axvline(TELLS, color=COLOURS["accent"], ls="dashed", lw=1)
+        right.set_xlim(0.5, 1.02)
+        right.set_xlabel("AUC of this column alone")
+        right.set_title(f"Leaks found: {len(health.leaks)}")
+    return figure
+
+
+def _bars_of(axes, values: dict[str, float], colour) -> None:
+    shades = [COLOURS[colour(value)] for value in values.values()]
+    # a name is data: a dollar sign in it must not begin a formula
+    names = [name.replace("$", r"\$") for name in values]
+    axes.barh(names, values.values(), color=shades)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.02)
+    axes.tick_params(axis="y", labelsize=8)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -72,7 +72,9 @@ def load(source: str | Path) -> Dataset:
 
     Raises DataError, naming file, row, column and remedy."""
     folder = Path(source) if Path(source).is_dir() else None
-    items, impressions = (_read(source, folder, file) for file in (ITEMS, IMPRESSIONS))
+    items, impressions = (
+        read_table(source, folder, file) for file in (ITEMS, IMPRESSIONS)
+    )
     check_items(items)
     check_impressions(impressions, items)
     counts: Counter = Counter()
@@ -115,7 +117,7 @@ def checksum(dataset: Dataset) -> str:
     return f"{value:08x}"
 
 
-def _read(source: str | Path, folder: Path | None, file: str) -> pa.Table:
+def read_table(source: str | Path, folder: Path | None, file: str) -> pa.Table:
     import datasets
 
     path = folder / file if folder else None
@@ -192,9 +194,7 @@ def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, in
     else:
         where = f"{source}/{IMPRESSIONS}, column timestamp"
         name = folder.resolve().name if folder else str(source)
-        shares = (1 - 2 * TEST_SHARE, 1 - TEST_SHARE)
-        starts = np.quantile(log.timestamp, shares, method="higher")
-        valid, test = (int(start) for start in starts)
+        valid, test = default_periods(log.timestamp)
     begin, end = log.timestamp[0], log.timestamp[-1]
     if not (valid <= test and begin < test <= end):
         raise DataError(
@@ -202,6 +202,13 @@ def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, in
             f"on, or is before valid_start {valid}; choose it in ({begin}, {end}]"
         )
     return name, valid, test
+
+
+def default_periods(timestamp: np.ndarray) -> tuple[int, int]:
+    """Starts of the validation and of the test period where nobody names them."""
+    shares = (1 - 2 * TEST_SHARE, 1 - TEST_SHARE)
+    starts = np.quantile(timestamp, shares, method="higher")
+    return int(starts[0]), int(starts[1])
 
 
 def _read_about(path: Path) -> tuple[str, int, int]:

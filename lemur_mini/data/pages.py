@@ -65,7 +65,9 @@ class Pages:
     watched (label 1) strictly before the first impression of that QID: never the
     session's own impressions, never later ones."""
 
-    def __init__(self, log: Log, size: int):
+    def __init__(self, log: Log, size: int, watches: tuple | None = None):
+        """watches: user, item and time (W,) in time order, where histories hold more
+        than this log shows (see `PageStream`)."""
         self.log, self.size = log, size
         order = np.lexsort((np.arange(len(log.qid)), log.qid))  # by QID, then time
         qid = log.qid[order]
@@ -83,16 +85,17 @@ class Pages:
         self.start = start[session][by_time]  # (pages,) unix seconds
         head = self.rows[:, 0]
         self.user, self.qid, self.query = log.user[head], log.qid[head], log.query[head]
-        self._index_history()
+        if watches is None:
+            mine = log.label == 1
+            watches = log.user[mine], log.item[mine], log.timestamp[mine]
+        self._index_history(*watches)
 
-    def _index_history(self) -> None:
-        log = self.log
-        watched = np.flatnonzero(log.label == 1)
-        watched = watched[np.argsort(log.user[watched], kind="stable")]  # user, time
-        self.watched = log.item[watched]
-        base = log.timestamp.min()
-        span = log.timestamp.max() - base + 1
-        key = log.user[watched] * span + (log.timestamp[watched] - base)
+    def _index_history(self, user, item, time) -> None:
+        order = np.argsort(user, kind="stable")  # by user, then time
+        self.watched = item[order]
+        base = min(time.min(initial=self.start.min()), self.start.min())
+        span = max(time.max(initial=self.start.max()), self.start.max()) - base + 1
+        key = user[order] * span + (time[order] - base)
         self.begin = np.searchsorted(key, self.user * span)
         self.end = np.searchsorted(key, self.user * span + (self.start - base))
 
@@ -113,13 +116,17 @@ class Pages:
             return np.full(place.shape, PAD)
         return np.where(inside, self.watched[np.maximum(place, 0)], PAD)
 
-    def batch(self, index: np.ndarray, length: int) -> Batch:
-        """The pages at these indices, with histories of this length."""
+    def arrays(self, index: np.ndarray, length: int) -> tuple[np.ndarray, ...]:
+        """What `make_batch` takes of the pages at these indices."""
         rows = self.rows[index]
         item = np.where(rows >= 0, self.log.item[rows], PAD)
         label = np.where(rows >= 0, self.log.label[rows], 0).astype(np.float32)
         head = self.user[index], self.query[index], self.qid[index]
-        return make_batch(*head, item, label, self.history(index, length))
+        return *head, item, label, self.history(index, length)
+
+    def batch(self, index: np.ndarray, length: int) -> Batch:
+        """The pages at these indices, with histories of this length."""
+        return make_batch(*self.arrays(index, length))
 
     def stream(self, index: np.ndarray, pages: int, length: int) -> Iterator[Batch]:
         """The pages in the order given, `pages` at a time."""

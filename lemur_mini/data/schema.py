@@ -177,6 +177,12 @@ def seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.cast(times, pa.int64(), safe=False)
 
 
+def codes(values: pa.ChunkedArray) -> np.ndarray:
+    """Every value as the number of its first appearance; what is missing is one too."""
+    encoded = values.combine_chunks().dictionary_encode("encode")
+    return encoded.indices.to_numpy().astype(np.int64)
+
+
 def _check_each(table: pa.Table, column: str, good, problem: str, remedy: str) -> None:
     values = table[column]
     if (row := first(pc.invert(good(values)))) >= 0:
