@@ -31,6 +31,10 @@ class WorldConfig:
     born_at_start: float = 0.4
     late_users: float = 0.3
     reformulate: float = 0.7  # chance of a new query after a page with no watch
+    # drift: none in the shipped platform (see lemur_mini.world.drift)
+    taste_change: float = 0.0  # chance that a user's tastes change once, on some day
+    affinity_walk: float = 0.0  # of topic affinities, standard deviation a day
+    late_topics: float = 0.0  # share of topics that appear on some day after the first
 
 
 BASELINE = ("user", "item", "query", "longer")

@@ -54,6 +54,7 @@ class Run:
     seed: int
     total: int  # steps
     pretraining: bool = False  # the contrast alone, the first of two stages
+    floor: float = 0.0  # share of the rate that stays after `total`: a daily stream
     step: int = 0
     seconds: float = 0.0  # of training
     log: list[dict] = field(default_factory=list)
@@ -87,11 +88,12 @@ class Run:
         return self.model.ranks.parallel(self.model)
 
 
-def rate(config: Config, step: int, total: int) -> float:
-    """Learning rate at a step: linear warm-up, then linear decay to zero."""
+def rate(config: Config, step: int, total: int, floor: float = 0.0) -> float:
+    """Learning rate at a step: linear warm-up, then linear decay, to zero or to a
+    share of it that stays."""
     warm = max(1, round(config.warm_up * total))
-    factor = min((step + 1) / warm, (total - step) / max(1, total - warm))
-    return config.learning_rate * factor
+    fall = max((total - step) / max(1, total - warm), floor)
+    return config.learning_rate * min((step + 1) / warm, fall)
 
 
 def plan(run: Run, batch: Batch) -> Plan:
@@ -118,7 +120,7 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     before = run.model.bank.read(batch.unique) if watch else None
     age = run.model.bank.age(batch.unique, step) if watch else None
     for group in run.optimizer.param_groups:
-        group["lr"] = rate(config, step, run.total) * group["times"]
+        group["lr"] = rate(config, step, run.total, run.floor) * group["times"]
     with autocast(config, run.device):
         losses = run.losses(batch, run.features, plan(run, batch))
     run.optimizer.zero_grad(set_to_none=True)

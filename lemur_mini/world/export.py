@@ -52,9 +52,14 @@ def impressions_table(platform: Platform, progress=iter) -> pa.Table:
 
 
 def export(
-    folder: Path, config: WorldConfig | None = None, seed: int = 0, progress=iter
+    folder: Path,
+    config: WorldConfig | None = None,
+    seed: int = 0,
+    progress=iter,
+    periods: tuple[int, int] = (VALID_DAY, TEST_DAY),
 ) -> None:
-    """Write items.parquet, impressions.parquet, dataset.json and SHA256SUMS."""
+    """Write items.parquet, impressions.parquet, dataset.json and SHA256SUMS. periods:
+    the days on which validation and test begin."""
     config = config or WorldConfig()
     platform = Platform(config, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,8 +72,8 @@ def export(
     facts = {
         "name": "lemur_mini search platform",
         "seed": seed,
-        "valid_start": config.start + VALID_DAY * DAY,
-        "test_start": config.start + TEST_DAY * DAY,
+        "valid_start": config.start + periods[0] * DAY,
+        "test_start": config.start + periods[1] * DAY,
     }
     (folder / FILES[2]).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
     sums = [

@@ -8,6 +8,7 @@ import numpy as np
 
 from lemur_mini.config import WorldConfig
 from lemur_mini.world.documents import Documents, draw_documents
+from lemur_mini.world.drift import Drift
 from lemur_mini.world.vocabulary import FILLERS, themes
 
 DAY = 86_400  # seconds
@@ -64,6 +65,8 @@ class Platform:
         self.documents: Documents = draw_documents(config, self.rng)
         # who has watched what so far; `simulate` fills it
         self.watched = np.zeros((config.users, config.documents), dtype=bool)
+        self.drift = Drift(config, seed)  # a generator of its own: without drift, none
+        self.documents = self.drift.documents(self.documents)
         documents, (categories, topics) = self.documents, themes()
         self.by_topic = [
             np.flatnonzero(documents.topic == t) for t in range(len(topics))
@@ -82,7 +85,8 @@ class Platform:
         if broad:
             words = rng.choice(categories[category].query, 2, replace=False)
             return Query(category, BROAD, self._phrase(words))
-        inside = [t for t, theme in enumerate(topics) if theme.category == category]
+        there = self.drift.there  # topics that exist by now
+        inside = [t for t in there if topics[t].category == category]
         weight = np.exp(self.users.affinity[user, inside])
         topic = int(rng.choice(inside, p=weight / weight.sum()))
         words = rng.choice(topics[topic].query, 2, replace=False)
@@ -156,6 +160,7 @@ class Platform:
         """The whole log, one dictionary an issued query (QID), in time order."""
         log, user_day = [], zip(*self.visits(), strict=True)
         for user, day in progress(list(user_day)):
+            self.users = self.drift.users(self.users, day)
             query = self.ask(user)
             while query is not None:
                 shown = self.page(query, day)
