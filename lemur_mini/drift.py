@@ -7,7 +7,6 @@ table  means over seeds, from stored results alone
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import datetime
 import json
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lemur_mini import pipeline, training
+from lemur_mini import checkpoints, pipeline, training
 from lemur_mini.checkpoints import write_text_atomically
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, WorldConfig
 from lemur_mini.data.pages import Batch
@@ -141,8 +140,11 @@ def until(prepared: pipeline.Prepared, day: int) -> np.ndarray:
     return prepared.pages.between(None, WorldConfig.start + day * DAY)
 
 
-def first_half(prepared: pipeline.Prepared, base: str, seed: int, config) -> Run:
-    """A system trained on the days before START."""
+def first_half(
+    prepared: pipeline.Prepared, base: str, seed: int, config, kept: Path
+) -> Run:
+    """A system trained on the days before START. LEMUR's, from which most variants go
+    on, is kept as a checkpoint."""
     config, index = config.but(**BASES[base]), until(prepared, START)
     model = training.make_model(config, prepared.sizes, seed, torch.device("cpu"))
     steps = len(index) // config.pages
@@ -150,15 +152,11 @@ def first_half(prepared: pipeline.Prepared, base: str, seed: int, config) -> Run
     if config.two_stage:
         pipeline.pretrain(prepared, run, index)
     run.floor = 0.0 if base == "final" else FLOOR
-    return training.train(run, prepared.pages, index[: steps * config.pages])
-
-
-def go_on(trunk: Run, variant: Variant) -> Run:
-    """A copy of a system at START that goes on as the variant says."""
-    run = copy.deepcopy(trunk, {id(trunk.features): trunk.features})
-    run.model.config = run.config.but(
-        forward_share=variant.share, backward_share=variant.share, sampling_from=1.0
-    )
+    if base == "lemur" and kept.is_file():
+        return checkpoints.resume(kept, run, prepared.checksum)
+    training.train(run, prepared.pages, index[: steps * config.pages])
+    if base == "lemur":
+        checkpoints.save(run, kept, prepared.checksum)
     return run
 
 
@@ -338,13 +336,14 @@ def run(options: argparse.Namespace) -> None:
 
 def _one_world(options, world: str, seed: int, todo: dict[str, Path]) -> None:
     prepared, hidden = open_world(world, seed, options.folder)
-    days, trunks = range(START, hidden.config.days), {}
+    days = range(START, hidden.config.days)
     for name, path in todo.items():
         variant = VARIANTS[name]
-        if variant.base not in trunks:  # variants of one base share its first half
-            begun = first_half(prepared, variant.base, seed, CLASSROOM)
-            trunks = {variant.base: begun}
-        system = go_on(trunks[variant.base], variant)
+        kept = prepared.dataset.folder / "first_half.safetensors"
+        system = first_half(prepared, variant.base, seed, CLASSROOM, kept)
+        system.model.config = system.config.but(
+            forward_share=variant.share, backward_share=variant.share, sampling_from=1.0
+        )
         facts = result(
             prepared, hidden, name, seed, serve(prepared, system, variant, days)
         )

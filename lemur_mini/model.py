@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -176,6 +177,18 @@ class Lemur(nn.Module):
         for part in rows.split(512):
             self.bank.write(part, self.encode(features, part), step)
         return len(rows)
+
+    @torch.no_grad()
+    def grow(self, documents: int) -> None:
+        """Serve a larger catalogue. The bank lacks what is new until it is published;
+        the id embedding is the unknown's, row 0. Optimisers know nothing of it."""
+        table = self.ids["item"]
+        more = table.weight[:1].expand(documents - self.sizes.documents, -1)
+        weight = torch.cat([table.weight, more])
+        self.ids["item"] = nn.Embedding.from_pretrained(weight, freeze=False)
+        if self.config.has_content:
+            self.bank.grow(documents)
+        self.sizes = dataclasses.replace(self.sizes, documents=documents)
 
     def freeze(self, features: Features) -> None:
         """Two-stage: encode the whole catalogue once, train no encoder from now on."""

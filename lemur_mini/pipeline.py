@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from lemur_mini.data import (
     make_features,
     make_tokenizer,
 )
-from lemur_mini.data.loading import checksum
+from lemur_mini.data.loading import checksum, only
 from lemur_mini.distributed import ALONE, Ranks
 from lemur_mini.evaluation import auc, evaluate, qauc, slices
 from lemur_mini.model import Sizes
@@ -61,6 +61,28 @@ def prepare(source: str | Path, config: Config, device: torch.device) -> Prepare
         pages=Pages(dataset.log, config.page),
         sizes=sizes,
         checksum=checksum(dataset),
+    )
+
+
+def with_documents(
+    prepared: Prepared, documents: list[dict], config: Config
+) -> Prepared:
+    """The same with more documents at the end of the catalogue, in a copy; pages and
+    checksum stay those of the log. Raises DataError."""
+    old = prepared.dataset
+    new = only(old, documents)
+    features = make_features(new, config, prepared.tokenizer)
+    dataset = replace(
+        old,
+        items=np.concatenate([old.items, new.items]),
+        texts={name: [*old.texts[name], *new.texts[name]] for name in old.texts},
+        images=[*old.images, *new.images],
+    )
+    return replace(
+        prepared,
+        dataset=dataset,
+        features=prepared.features.extended(features),
+        sizes=replace(prepared.sizes, documents=len(dataset.items)),
     )
 
 

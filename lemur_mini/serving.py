@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,9 @@ from lemur_mini.checkpoints import load_model
 from lemur_mini.data.features import encode_queries
 from lemur_mini.data.pages import PAD, Batch, make_batch
 from lemur_mini.model import Lemur
-from lemur_mini.pipeline import Prepared
+from lemur_mini.pipeline import Prepared, with_documents
+
+Request = tuple[object, str, np.ndarray]  # user_id, query text, candidates (S,)
 
 
 @dataclass(frozen=True)
@@ -51,52 +52,78 @@ class Ranker:
         """Row of every query text."""
         return {text: row for row, text in enumerate(self.prepared.dataset.queries)}
 
+    @cached_property
+    def _watched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items and times of all watches, by user and time; where users begin."""
+        log = self.prepared.dataset.log
+        rows = np.flatnonzero(log.label == 1)
+        rows = rows[np.argsort(log.user[rows], kind="stable")]
+        begin = np.searchsorted(log.user[rows], np.arange(len(self.users) + 1))
+        return log.item[rows], log.timestamp[rows], begin
+
     def history(self, user, before: int | None = None) -> np.ndarray:
         """Rows (L,) of what the user watched before a time (unix seconds; the end of
         the log if None), newest first, PAD where there is no more."""
-        log = self.prepared.dataset.log
-        mine = (log.user == self.users.get(user, PAD)) & (log.label == 1)
+        length = self.model.config.history_long
+        row, (item, time, begin) = self.users.get(user, PAD), self._watched
+        low, high = (0, 0) if row == PAD else begin[row : row + 2]
         if before is not None:
-            mine &= log.timestamp < before
-        recent = log.item[mine][::-1][: self.model.config.history_long]
-        return np.pad(
-            recent,
-            (0, self.model.config.history_long - len(recent)),
-            constant_values=PAD,
-        )
+            high = low + np.searchsorted(time[low:high], before)
+        recent = item[max(low, high - length) : high][::-1]
+        return np.pad(recent, (0, length - len(recent)), constant_values=PAD)
 
-    def batch(
-        self, user, query: str, candidates: np.ndarray, before: int | None = None
-    ) -> Batch:
-        """One page of these candidates (catalogue rows), as the model takes it."""
-        item = np.asarray(candidates, dtype=np.int64)[None]
-        if not item.size:
+    def batch(self, requests: list[Request], before: int | None = None) -> Batch:
+        """Pages of these requests, as the model takes them; PAD where a request has
+        fewer candidates. Raises ValueError for candidates outside the catalogue."""
+        width = max((len(shown) for _, _, shown in requests), default=0)
+        item = np.full((len(requests), width), PAD)
+        for row, (_, _, shown) in enumerate(requests):
+            self._check(np.asarray(shown))
+            item[row, : len(shown)] = shown
+        user = np.array([self.users.get(user, PAD) for user, _, _ in requests])
+        query = np.array([self.queries.get(text, PAD) for _, text, _ in requests])
+        history = np.stack([self.history(user, before) for user, _, _ in requests])
+        label = np.zeros(item.shape, np.float32)
+        return make_batch(user, query, query, item, label, history)
+
+    def _check(self, candidates: np.ndarray) -> None:
+        if not candidates.size:
             raise ValueError("no candidates to rank; give at least one catalogue row")
-        if item.min() < 0 or item.max() >= self.prepared.sizes.documents:
+        if candidates.min() < 0 or candidates.max() >= self.prepared.sizes.documents:
             raise ValueError(
                 f"candidates must be catalogue rows from 0 to "
-                f"{self.prepared.sizes.documents - 1}; got {item.min()} to {item.max()}"
+                f"{self.prepared.sizes.documents - 1}; "
+                f"got {candidates.min()} to {candidates.max()}"
             )
-        row = np.array([self.queries.get(query, PAD)])
-        return make_batch(
-            np.array([self.users.get(user, PAD)]),
-            row,
-            row,
-            item,
-            np.zeros(item.shape, np.float32),
-            self.history(user, before)[None],
-        )
 
     @torch.no_grad()
+    def scores(self, requests: list[Request], before: int | None = None) -> np.ndarray:
+        """Chances of a watch (P, S), in the order of the requests' candidates; what
+        stands beyond a shorter request's candidates means nothing."""
+        model, device = self.model, self.prepared.features.tokens.device
+        batch, query, target = self.batch(requests, before).to(device), None, None
+        if model.config.has_content:
+            query = self._query_vectors([text for _, text, _ in requests], batch)
+            target = model.bank.read(batch.item)[0]
+        return model.rank(batch, query, target).sigmoid().cpu().numpy()
+
+    def rank_many(
+        self, requests: list[Request], before: int | None = None
+    ) -> list[Ranked]:
+        """Rank many requests (user_id, query text, candidates) in one batch."""
+        out = []
+        chances = self.scores(requests, before) if requests else []
+        for (_, _, shown), chance in zip(requests, chances, strict=True):
+            chance = chance[: len(shown)]
+            order = np.argsort(-chance, kind="stable")
+            out.append(Ranked(np.asarray(shown)[order], chance[order]))
+        return out
+
     def rank(
         self, user, query: str, candidates: np.ndarray, before: int | None = None
     ) -> Ranked:
         """Order candidates (S,) for a user (user_id) who asks a query (text)."""
-        features = self._features(query)
-        batch = self.batch(user, query, candidates, before).to(features.tokens.device)
-        chance = self.model(batch, features)[0].sigmoid().cpu().numpy()
-        order = np.argsort(-chance, kind="stable")
-        return Ranked(np.asarray(candidates)[order], chance[order])
+        return self.rank_many([(user, query, candidates)], before)[0]
 
     @torch.no_grad()
     def retrieve(self, query: str, count: int) -> np.ndarray:
@@ -108,24 +135,49 @@ class Ranker:
     @torch.no_grad()
     def query_vector(self, query: str) -> Tensor:
         """The query's representation, scaled to length one: (D,)."""
-        features = self._features(query)
-        row = self.queries.get(query, PAD)
-        tokens = features.query_tokens[row][None], features.query_length[row][None]
-        vector = self.model.norms["query"](self.model.query_encoder(*tokens))
-        return F.normalize(vector[0], dim=-1)
+        return F.normalize(self._query_vectors([query])[0], dim=-1)
 
-    def _features(self, query: str):
-        """The features, where row -1 of the queries is a text that the log lacks."""
-        features = self.prepared.features
-        if query in self.queries or self.prepared.sizes.feed:
-            return features
-        tokens, length = encode_queries(
-            self.prepared.tokenizer, [query], features.query_tokens.shape[1] - 1
-        )
-        device = features.tokens.device
-        tokens = F.pad(tokens, (0, features.query_tokens.shape[1] - tokens.shape[1]))
-        return dataclasses.replace(
-            features,
-            query_tokens=torch.cat([features.query_tokens, tokens.to(device)]),
-            query_length=torch.cat([features.query_length, length.to(device)]),
-        )
+    def _query_vectors(self, texts: list[str], batch: Batch | None = None) -> Tensor:
+        """Representations (P, D) of query texts, known or not. In a feed: those of the
+        batch's last watched documents."""
+        model, features = self.model, self.prepared.features
+        if self.prepared.sizes.feed:
+            return model.anchors(batch, features)[0]
+        width, device = features.query_tokens.shape[1], features.tokens.device
+        distinct = list(dict.fromkeys(texts))
+        tokens, length = encode_queries(self.prepared.tokenizer, distinct, width - 1)
+        vectors = model.query_encoder(tokens.to(device), length.to(device))
+        place = [distinct.index(text) for text in texts]
+        return model.norms["query"](vectors)[place]
+
+    @torch.no_grad()
+    def reasons(self, user, query: str, candidates: np.ndarray) -> np.ndarray:
+        """How much every candidate's decoder looks at each of `history(user)`: (S, L),
+        rows sum to one, or are zero without a history (paper, section 5)."""
+        decoder, seen = self.model.long, []
+        hook = decoder.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+        try:
+            self.scores([(user, query, candidates)])
+        finally:
+            hook.remove()
+        ask, history, mask = seen
+        layer = decoder.layers[0]
+        weights = layer.attention.weights(layer.norms[0](ask), history, mask)
+        return weights[0].cpu().numpy()
+
+    def add_documents(self, documents: list[dict]) -> np.ndarray:
+        """Make new documents rankable at once: each is encoded once and written to the
+        bank. Returns their catalogue rows.
+
+        A document is a dictionary with item_id, any of the data set's text fields, and
+        an image (encoded bytes, or a path), if there is one. Their id embedding is the
+        unknown's: no click has said anything of them. Raises DataError."""
+        old = self.prepared.sizes.documents
+        self.prepared = with_documents(self.prepared, documents, self.model.config)
+        new = torch.arange(old, self.prepared.sizes.documents)
+        self.model.grow(self.prepared.sizes.documents)
+        if self.model.config.has_content:
+            step = int(self.model.bank.written.max()) + 1
+            features = self.prepared.features
+            self.model.publish(features, new.to(features.tokens.device), step)
+        return new.numpy()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
@@ -47,6 +48,17 @@ class Features:
     def to(self, device: torch.device | str) -> Features:
         """The same features on another device."""
         return Features(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def extended(self, new: Features) -> Features:
+        """These documents and then those of `new`; queries stay as they are."""
+        width = max(self.tokens.shape[1], new.tokens.shape[1])
+        both = {}
+        for name in ("tokens", "types", "positions", "length", "images", "has_image"):
+            parts = [getattr(part, name).to(self.tokens.device) for part in (self, new)]
+            if name in ("tokens", "types", "positions"):  # length hides the padding
+                parts = [F.pad(p, (0, width - p.shape[1])) for p in parts]
+            both[name] = torch.cat(parts)
+        return replace(self, **both)
 
 
 def make_tokenizer(dataset: Dataset, config: Config) -> PreTrainedTokenizerFast:

@@ -6,7 +6,7 @@ import json
 import logging
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from lemur_mini.data.schema import (
     DataError,
     check_impressions,
     check_items,
+    fail,
+    is_text,
     seconds,
     text_fields,
 )
@@ -103,6 +105,39 @@ def load(source: str | Path) -> Dataset:
         truth=truth,
         counts=counts,
     )
+
+
+def only(dataset: Dataset, documents: list[dict]) -> Dataset:
+    """A data set whose catalogue is these new documents and whose log is the old one.
+    Raises DataError where they do not fit the catalogue: type, field, item_id."""
+    where, known = "new documents", ["item_id", *dataset.texts, "image"]
+    for column in dict.fromkeys(key for document in documents for key in document):
+        if column not in known:
+            fail(where, column, None, "is no field", f"use {', '.join(known)}")
+    table = _columns({k: [d.get(k) for d in documents] for k in known}, where)
+    check_items(table)
+    for column in dataset.texts:
+        kind = table[column].type
+        if not (is_text(kind) or pa.types.is_null(kind)):
+            fail(where, column, None, f"has type {kind}", "give strings")
+    ids = table["item_id"].to_numpy()
+    twice = np.flatnonzero(np.isin(ids.astype(str), dataset.items.astype(str)))
+    if twice.size:
+        problem = f"{ids[twice[0]]} is in the catalogue already"
+        fail(where, "item_id", int(twice[0]), problem, "give it another")
+    texts = {name: table[name].to_pylist() for name in dataset.texts}
+    images = _images(table, Counter())
+    return replace(dataset, items=ids, texts=texts, images=images, counts=Counter())
+
+
+def _columns(columns: dict[str, list], where: str) -> pa.Table:
+    out = {}
+    for name, values in columns.items():
+        try:
+            out[name] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            fail(where, name, None, f"mixes types ({error})", "give one type")
+    return pa.table(out)
 
 
 def checksum(dataset: Dataset) -> str:
