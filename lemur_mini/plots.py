@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lemur_mini.data.features import UNREADABLE
 from lemur_mini.data.report import BINS, TELLS, Health
 
 # Okabe and Ito's palette, safe for colour-blind readers
@@ -205,7 +207,8 @@ def system_figure() -> Figure:
 def covers(
     images: list[bytes | None], captions: list[str], title: str = "", columns: int = 8
 ) -> Figure:
-    """A page of covers (encoded images) with a caption each."""
+    """A page of covers (encoded images) with a caption each; blank where there is no
+    usable image. Captions and title are data: a dollar sign is no mathematics."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     with plt.rc_context(STYLE):
@@ -215,8 +218,8 @@ def covers(
         for axes in grid.flat:
             axes.axis("off")
         for axes, image, caption in zip(grid.flat, images, captions, strict=False):
-            if image is not None:
+            with suppress(*UNREADABLE, TypeError):  # TypeError: None, or a path
                 axes.imshow(Image.open(io.BytesIO(image)).convert("RGB"))
-            axes.set_title(caption, fontsize=8, parse_math=False)  # a title's $ is a $
+            axes.set_title(caption, fontsize=8, parse_math=False)
         figure.suptitle(title, fontsize=11, parse_math=False)
     return figure

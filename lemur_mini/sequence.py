@@ -104,10 +104,14 @@ class SimilarityModule(nn.Module):
         super().__init__()
         self.sort = sort
 
-    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+    @staticmethod
+    def cosines(target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        """The cosines alone, (P, S, L)."""
         cosine = F.normalize(target, dim=-1) @ F.normalize(history, dim=-1).mT
-        padding = ~mask[:, None]  # (P, 1, L)
-        cosine = cosine.masked_fill(padding, 0.0)  # (P, S, L)
+        return cosine.masked_fill(~mask[:, None], 0.0)
+
+    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        cosine, padding = self.cosines(target, history, mask), ~mask[:, None]
         if not self.sort:
             return cosine
         order = cosine.masked_fill(padding, -2.0).sort(dim=-1, descending=True).values

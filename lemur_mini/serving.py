@@ -151,19 +151,14 @@ class Ranker:
         return model.norms["query"](vectors)[place]
 
     @torch.no_grad()
-    def reasons(self, user, query: str, candidates: np.ndarray) -> np.ndarray:
-        """How much every candidate's decoder looks at each of `history(user)`: (S, L),
-        rows sum to one, or are zero without a history (paper, section 5)."""
-        decoder, seen = self.model.long, []
-        hook = decoder.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
-        try:
-            self.scores([(user, query, candidates)])
-        finally:
-            hook.remove()
-        ask, history, mask = seen
-        layer = decoder.layers[0]
-        weights = layer.attention.weights(layer.norms[0](ask), history, mask)
-        return weights[0].cpu().numpy()
+    def reasons(self, user, candidates: np.ndarray) -> np.ndarray:
+        """Cosines of candidates with `history(user)`, from the bank: (S, L), 0 where
+        there is no history. What the similarity module sees (paper, section 5); the
+        decoder's attention is spread too evenly to name a reason."""
+        bank, rows = self.model.bank, torch.from_numpy(self.history(user).copy())
+        history, found = bank.read(rows[None].to(bank.written.device))
+        target = bank.vectors[torch.as_tensor(np.asarray(candidates))][None]
+        return self.model.similarity.cosines(target, history, found)[0].cpu().numpy()
 
     def add_documents(self, documents: list[dict]) -> np.ndarray:
         """Make new documents rankable at once: each is encoded once and written to the
