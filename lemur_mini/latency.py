@@ -1,4 +1,4 @@
-"""python -m lemur_mini.latency: how long a page waits for its ranking, by batch size."""
+"""python -m lemur_mini.latency: what a page waits for its ranking, by batch."""
 
 from __future__ import annotations
 
