@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lemur_mini import drift, training
+from lemur_mini import drift, stream, training
 from lemur_mini.config import WorldConfig
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.world import BROAD, Platform
@@ -82,23 +82,23 @@ def test_late_topics_are_neither_shown_nor_asked_before_their_day():
 def test_policies_choose_what_they_say():
     written, shown = torch.arange(1000), torch.arange(1000).flip(0)
     order = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    assert drift.oldest(written, shown, order).tolist() == list(range(drift.EXTRA))
-    head = drift.popular(written, shown, order)
-    assert len(head) == drift.EXTRA == len(set(head.tolist()))
-    assert shown[head].min() >= 1000 - drift.EXTRA / drift.CHANCE
-    assert set(head.tolist()) != set(range(drift.EXTRA))  # a chance, not the very top
-    assert len(set(drift.at_random(written, shown, order).tolist())) == drift.EXTRA
+    assert stream.oldest(written, shown, order).tolist() == list(range(stream.EXTRA))
+    head = stream.popular(written, shown, order)
+    assert len(head) == stream.EXTRA == len(set(head.tolist()))
+    assert shown[head].min() >= 1000 - stream.EXTRA / stream.CHANCE
+    assert set(head.tolist()) != set(range(stream.EXTRA))  # a chance, not the very top
+    assert len(set(stream.at_random(written, shown, order).tolist())) == stream.EXTRA
 
 
 def test_refresh_writes_as_many_for_every_policy(prepared, config):
-    for policy in drift.POLICIES:
+    for policy in stream.POLICIES:
         model = training.make_model(config, prepared.sizes, 0, torch.device("cpu"))
         run = training.Run(model, prepared.features, 0, 1)
         model.bank.write(torch.arange(90), torch.zeros(90, config.width), 3)
         model.bank.write(torch.arange(80, 90), torch.zeros(10, config.width), 7)
         shown = torch.arange(len(model.bank.vectors))
-        count = drift.refresh(run, policy, shown, 7)
-        assert count == (8 if policy == "popular" else drift.EXTRA)  # a tenth of 80
+        count = stream.refresh(run, policy, shown, 7)
+        assert count == (8 if policy == "popular" else stream.EXTRA)  # a tenth of 80
         assert int((model.bank.written == 7).sum()) == 10 + count
         assert (model.bank.written[90:] == NEVER).all()
 
@@ -109,7 +109,7 @@ def test_refresh_writes_as_many_for_every_policy(prepared, config):
 @pytest.fixture
 def system(prepared, config):
     """A model trained on the days before 28, and where it stands in the stream."""
-    index = drift.until(prepared, 28)
+    index = stream.until(prepared, 28)
     steps = len(index) // config.pages
     model = training.make_model(config, prepared.sizes, 0, torch.device("cpu"))
     run = training.Run(model, prepared.features, 0, steps, floor=0.3)
@@ -117,7 +117,7 @@ def system(prepared, config):
 
 
 def test_a_day_is_served_before_it_is_learnt(prepared, system):
-    today = drift.until(prepared, 29)[len(drift.until(prepared, 28)) :]
+    today = stream.until(prepared, 29)[len(stream.until(prepared, 28)) :]
     new = torch.from_numpy(
         np.unique(prepared.dataset.log.item[prepared.pages.rows[today].clip(0)])
     )
@@ -126,16 +126,18 @@ def test_a_day_is_served_before_it_is_learnt(prepared, system):
         system.model, prepared.features, prepared.pages, today
     )
     begun = system.step
-    served = drift.serve(prepared, system, drift.Variant(), range(28, 30))
+    served = stream.serve(prepared, system, stream.Variant(), range(28, 30))
     np.testing.assert_allclose(served.score[0], expected, rtol=1e-5)
     assert len(served.rows) == 2 and system.step == begun + served.steps
-    assert system.step == len(drift.until(prepared, 30)) // system.config.pages
+    assert system.step == len(stream.until(prepared, 30)) // system.config.pages
     assert served.encoded > 0 == served.extra
 
 
 def test_what_is_not_updated_stays(prepared, system):
     before = {k: v.clone() for k, v in system.model.named_parameters()}
-    served = drift.serve(prepared, system, drift.Variant(updates=False), range(28, 30))
+    served = stream.serve(
+        prepared, system, stream.Variant(updates=False), range(28, 30)
+    )
     assert served.steps == served.encoded == 0
     for name, value in system.model.named_parameters():
         assert torch.equal(value, before[name])
@@ -153,7 +155,7 @@ def test_age_is_grouped_and_weighted():
         "stale": np.array([0.5, 0.5, 0.5, 0.7, np.nan]),
         "fresh": np.array([0.5, 0.5, 0.7, 0.9, np.nan]),
     }
-    young, old = drift.by_age([probe], groups=2)
+    young, old = stream.by_age([probe], groups=2)
     assert (young["age"], old["age"]) == (1.5, 3.5)
     assert old["fresh"] - old["stale"] == pytest.approx(0.2)
     facts = {"qauc": {"all": [[0.5, 10], [0.8, 20], [None, 0]]}}
