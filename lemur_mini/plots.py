@@ -220,6 +220,6 @@ def covers(
         for axes, image, caption in zip(grid.flat, images, captions, strict=False):
             with suppress(*UNREADABLE, TypeError):  # TypeError: None, or a path
                 axes.imshow(Image.open(io.BytesIO(image)).convert("RGB"))
-            axes.set_title(caption, fontsize=8, parse_math=False)  # a title's $ is a $
+            axes.set_title(caption, fontsize=8, parse_math=False)
         figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
