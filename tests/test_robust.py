@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import CONFIG
 from PIL import Image, ImageFile
 from safetensors.torch import save_file
 
@@ -29,8 +28,10 @@ from lemur_mini.config import SCALES
 from lemur_mini.data import DataError, load, make_features, make_tokenizer
 from lemur_mini.data.features import UNREADABLE, decode
 from lemur_mini.training import Run, make_model
+from tests.conftest import CONFIG
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent
 DATA = "0badcafe"
 FREQUENT = CONFIG.but(checkpoint_every=1, forward_share=0.5, backward_share=0.25)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and its limits")
@@ -122,8 +123,8 @@ def kill_often(folder: Path, out: Path, kills: int = 20) -> dict:
 @linux
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(folder, tmp_path):
-    words = [sys.executable, __file__, str(folder), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True)
+    words = [sys.executable, "-m", "tests.test_robust", str(folder), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     steps = report["steps"]
