@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -147,11 +146,7 @@ def provenance(
         },
         "scale": options.scale,
         "seed": options.seed,
-        "device": pipeline.device_name(device),
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python -m lemur_mini", *sys.argv[1:]]),
-        "versions": pipeline.versions(),
-    }
+    } | pipeline.provenance(" ".join(["python -m lemur_mini", *sys.argv[1:]]), device)
 
 
 def cost(trained) -> dict:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import tempfile
 from pathlib import Path
@@ -45,8 +44,6 @@ WORLDS = {
         SMALL, taste_change=0.6, affinity_walk=0.2, late_topics=0.25
     ),
 }
-
-
 VARIANTS = {
     "daily": Variant(),
     "two_stage": Variant("two_stage"),
@@ -128,14 +125,11 @@ def per_day(prepared, hidden: Platform, served: Served, score: list | None) -> d
 
 
 def result(prepared, hidden: Platform, name: str, seed: int, served: Served) -> dict:
-    """One run as plain numbers, with where they came from."""
+    """One run as plain numbers."""
     return {
         "variant": name,
         "seed": seed,
         "data": prepared.checksum,
-        "date": datetime.date.today().isoformat(),
-        "device": pipeline.device_name(torch.device("cpu")),
-        "versions": pipeline.versions(),
         "world": dataclasses.asdict(hidden.config),
         "settings": {"start": START, "floor": FLOOR, "extra": EXTRA, "chance": CHANCE}
         | dataclasses.asdict(VARIANTS[name]),
@@ -178,10 +172,11 @@ def _one_world(options, world: str, seed: int, todo: dict[str, Path]) -> None:
         facts = result(
             prepared, hidden, name, seed, serve(prepared, system, variant, days)
         )
-        facts["command"] = (
+        command = (
             f"python -m lemur_mini.drift run --worlds {world} --variants {name} "
             f"--seeds {seed}"
         )
+        facts |= pipeline.provenance(command, torch.device("cpu"))
         write_text_atomically(path, json.dumps(facts, separators=(",", ":")) + "\n")
         print(f"{mean_qauc(facts):.4f} {path.stem}", flush=True)
 

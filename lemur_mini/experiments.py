@@ -7,7 +7,6 @@ table  figures/claims.json, figures/claims.png and the README's table, from resu
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import multiprocessing
 import os
@@ -216,11 +215,6 @@ def measure(
         "seed": seed,
         "scale": config.scale,
         "data": prepared.checksum,
-        "date": datetime.date.today().isoformat(),
-        "command": f"python -m lemur_mini.experiments run --variants {variant} "
-        f"--seeds {seed} --scale {config.scale}",
-        "device": pipeline.device_name(trained.device),
-        "versions": pipeline.versions(),
         "test": pipeline.measures(prepared, rows, score, dataset.test_start),
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
         "seconds": round(trained.seconds, 1),
@@ -231,7 +225,11 @@ def measure(
         # thousandths, in the order of QIDs; -1 where a query has one class
         "query_auc": np.nan_to_num(np.round(each * 1000), nan=-1).astype(int).tolist(),
         "config": asdict(config),
-    }
+    } | pipeline.provenance(
+        f"python -m lemur_mini.experiments run --variants {variant} "
+        f"--seeds {seed} --scale {config.scale}",
+        trained.device,
+    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import time
@@ -73,13 +72,11 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": rows,  # milliseconds a batch
         "candidates": 24,
         "repeats": options.repeats,
-        "device": pipeline.device_name(device),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "cores": os.cpu_count(),
-        "date": datetime.date.today().isoformat(),
-        "command": f"python -m lemur_mini.latency --threads {options.threads}",
-        "versions": pipeline.versions(),
-    }
+    } | pipeline.provenance(
+        f"python -m lemur_mini.latency --threads {options.threads}", device
+    )
     write_text_atomically(options.out, json.dumps(facts, indent=1) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -101,6 +102,16 @@ def device_name(device: torch.device) -> str:
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
+def provenance(command: str, device: torch.device) -> dict:
+    """Where a result comes from: what was run, when, on what, with which versions."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "device": device_name(device),
+        "versions": versions(),
+    }
 
 
 def fit(

@@ -1,6 +1,6 @@
 """The course's notebooks, made from their solutions.
 
-python notebooks/make.py build [NAME ...]  student notebooks from solutions/, executed
+python notebooks/make.py build [NAME ...]  execute solutions/ and student notebooks
 python notebooks/make.py edit [NAME ...]   solutions as text, notebooks/NAME.py
 python notebooks/make.py save [NAME ...]   that text back into solutions/NAME.ipynb
 
@@ -15,7 +15,8 @@ NAME is 03_sqdc and the like; without one, all of them. In a solution, an exerci
     # END SOLUTION
 
 Students find the lines under TO DO there. The mistake is for a test: the check cell
-that follows must tell it from the solution.
+that follows must tell it from the solution. Solutions keep what they print; their
+pictures are those of the student notebooks, and not stored twice.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def student(solution: NotebookNode) -> NotebookNode:
     for number, cell in enumerate(solution.cells):
         new = cell.copy() | {"id": f"cell-{number}"}
         new["source"] = filled(cell.source, "todo")
+        if cell.cell_type == "code":
+            new |= {"outputs": [], "execution_count": None}
         cells.append(NotebookNode(new))
     return v4.new_notebook(cells=cells, metadata=METADATA)
 
@@ -99,17 +102,33 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def without_pictures(notebook: NotebookNode) -> NotebookNode:
+    """Keep only what cells print."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.output_type == "stream"]
+    return notebook
+
+
 def build(name: str) -> None:
-    """Make, execute and write one student notebook; keep what it took."""
-    notebook, began = student(read(HERE / "solutions" / f"{name}.ipynb")), time.time()
+    """Make, execute and write one student notebook and its solution."""
+    path = HERE / "solutions" / f"{name}.ipynb"
+    solution = read(path)
+    notebook, began = student(solution), time.time()
     notebook.cells.append(v4.new_code_cell(PEAK))
     execute(notebook)
     seconds, last = time.time() - began, notebook.cells.pop()
     nbformat.write(tidy(notebook), HERE / f"{name}.ipynb")
+    nbformat.write(without_pictures(tidy(execute(solution))), path)
+    keep_cost(name, seconds, int(last.outputs[-1].text) / 2**20)
+
+
+def keep_cost(name: str, seconds: float, gigabytes: float) -> None:
+    """What executing a student notebook took, beside the other results."""
     costs = json.loads(COSTS.read_text("utf-8")) if COSTS.is_file() else {}
     costs[name] = {
         "seconds": round(seconds),
-        "gigabytes": round(int(last.outputs[-1].text) / 2**20, 2),
+        "gigabytes": round(gigabytes, 2),
         "date": datetime.date.today().isoformat(),
     }
     text = json.dumps(dict(sorted(costs.items())), indent=1) + "\n"

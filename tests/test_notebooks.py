@@ -102,12 +102,27 @@ def test_student_notebook_is_made_from_its_solution(name):
         assert new.metadata.get("tags") == old.metadata.get("tags")
 
 
+def verdicts(notebook):
+    """What its check cells say, one for each exercise."""
+    printed = "".join(map(text_of, code(notebook)))
+    return re.findall(r"^Exercise \S+: (.*)$", printed, flags=re.MULTILINE)
+
+
 @every
 def test_every_exercise_is_unsolved_as_shipped(name):
-    printed = "".join(map(text_of, code(make.read(NOTEBOOKS / f"{name}.ipynb"))))
-    found = re.findall(r"^Exercise (\S+): (.*)$", printed, flags=re.MULTILINE)
+    found = verdicts(make.read(NOTEBOOKS / f"{name}.ipynb"))
     assert 3 <= len(found) <= 5
-    assert all(verdict == "not solved yet" for _, verdict in found), found
+    assert all(verdict == "not solved yet" for verdict in found), found
+
+
+@every
+def test_solution_was_executed_and_is_right(name):
+    solution = make.read(NOTEBOOKS / "solutions" / f"{name}.ipynb")
+    assert all(cell.execution_count for cell in code(solution)), "make.py build " + name
+    assert not any(o.output_type == "error" for c in code(solution) for o in c.outputs)
+    found = verdicts(solution)
+    assert 3 <= len(found) <= 5
+    assert all(verdict.startswith("right") for verdict in found), found
 
 
 def both_ways(solution):

@@ -9,7 +9,6 @@ pages, histories and batches."""
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -92,13 +91,11 @@ def measure(rows: int, out: Path) -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
         results.append(json.loads(done.stdout))
         print(results[-1], flush=True)
-    from lemur_mini.pipeline import device_name, torch, versions
+    from lemur_mini.pipeline import provenance, torch
 
-    facts = {
-        "command": f"python -m {__spec__.name} --rows {rows}",
-        "date": datetime.date.today().isoformat(),
-        "device": f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores",
-        "versions": versions(),
+    command = f"python -m {__spec__.name} --rows {rows}"
+    facts = provenance(command, torch.device("cpu")) | {
+        "cores": os.cpu_count(),
         "settings": {"users": USERS, "documents": DOCUMENTS, "longest": LONGEST},
         "runs": results,
     }

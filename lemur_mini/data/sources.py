@@ -17,6 +17,7 @@ from lemur_mini.data.report import Health, health
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
+    LOGGED,
     DataError,
     codes,
     require,
@@ -24,7 +25,6 @@ from lemur_mini.data.schema import (
 )
 
 HOUR = 3600  # seconds without an impression end a session, unless told otherwise
-LOGGED = ("user_id", "query_id", "session_id", "query", "item_id", "timestamp", "label")
 READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 

@@ -16,15 +16,13 @@ from lemur_mini.data.pages import PAD, Batch, Pages, make_batch
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
+    LOGGED,
     DataError,
     check_impressions,
     check_items,
     fail,
     seconds,
 )
-
-COLUMNS = ("user_id", "session_id", "query_id", "query", "item_id", "timestamp")
-COLUMNS += ("label",)
 
 
 class Recent:
@@ -126,7 +124,7 @@ class PageStream:
         names, offset, before = {"user_id": _Names(), "query": _Names()}, 0, None
         path = self.folder / IMPRESSIONS
         with _open(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
+            columns = [name for name in file.schema_arrow.names if name in LOGGED]
             total = file.metadata.num_rows
             if not total:
                 check_impressions(file.read(), self.items)  # says so

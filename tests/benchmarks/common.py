@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sys
 from collections.abc import Callable
@@ -79,16 +78,14 @@ def store(
     name: str, rows: list[dict], facts: dict, device: torch.device = CPU, **more
 ) -> dict:
     """Write data/results/cost/NAME.json and print its rows."""
+    command = " ".join(["python -m", f"tests.benchmarks.{name}", *sys.argv[1:]])
     result = {
         "rows": rows,
         "facts": facts,
         "clock": "CPU seconds of the process" if device.type == "cpu" else "wall",
         "repeats": roofline.REPEATS,
-        "device": pipeline.device_name(device),
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python -m", f"tests.benchmarks.{name}", *sys.argv[1:]]),
-        "versions": pipeline.versions(),
-    } | more
+    }
+    result |= pipeline.provenance(command, device) | more
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text, "utf-8")
