@@ -192,11 +192,18 @@ def system_figure() -> Figure:
                 )
             else:
                 tail, head = (a + width, b + height / 2), (c, d + height / 2)
+                if d < b and c - a > 3:  # below the boxes in between
+                    tail, head = (a + width / 2, b), (c, d + 0.7 * height)
             axes.annotate(
                 "", head, tail, arrowprops={"arrowstyle": "->", "color": "0.3"}
             )
-            middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2 + 0.08)
-            axes.text(*middle, text, ha="center", va="bottom", fontsize=8, color="0.3")
+            level = abs(head[1] - tail[1]) < 0.1
+            above = level * (0.15 + 0.12 * text.count("\n"))
+            middle = ((tail[0] + head[0]) / 2, (tail[1] + head[1]) / 2 + above)
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            if text:
+                form = {"ha": "center", "va": "center", "fontsize": 8, "color": "0.3"}
+                axes.text(*middle, text, bbox=box, **form)
         axes.set_xlim(-0.1, 10)
         axes.set_ylim(0, 3.9)
         axes.axis("off")
