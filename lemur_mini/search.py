@@ -51,7 +51,7 @@ TRIALS = {
     },
     # passes of pre-training, until validation stops improving: a second gives nothing
     "two_stage": [{"two_stage": passes} for passes in (1, 2)],
-    "cic": [{"cic_weight": weight} for weight in (0.003, 0.01, 0.03)]
+    "cic": [{"cic_weight": weight} for weight in (0.003, 0.01, 0.03)],
 }
 
 
