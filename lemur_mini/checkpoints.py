@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 
 from lemur_mini.config import Config
 from lemur_mini.memory_bank import MemoryBank
@@ -102,7 +102,8 @@ def export(source: Path, path: Path) -> None:
 def _write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
     checked = facts | {"checksum": _checksum(facts, tensors)}
     header = {"lemur_mini": json.dumps(checked)}
-    write_atomically(path, lambda part: save_file(tensors, part, header))
+    # not `save_file`: killed, it leaves a file beside ours, each time another
+    write_atomically(path, lambda part: part.write_bytes(as_bytes(tensors, header)))
 
 
 def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:

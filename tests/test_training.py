@@ -246,11 +246,12 @@ def test_a_failing_write_leaves_the_old_checkpoint(
 ):
     before = saved.read_bytes()
 
-    def full_disk(tensors, path, header):
-        Path(path).write_bytes(before[:100])
+    def full_disk(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
+    monkeypatch.setattr(checkpoints.Path, "write_bytes", full_disk)
     with pytest.raises(CheckpointError, match="cannot be written .No space"):
         checkpoints.save(fresh_run(prepared, config), saved, DATA)
     assert saved.read_bytes() == before
