@@ -52,17 +52,22 @@ CURVES = (
 
 
 def points(curve: Curve, runs: dict) -> list[tuple[float, list[float]]]:
-    """(x, QAUC of every seed) of LEMUR and the curve's variants that have results."""
-    found: dict[float, list[float]] = {}
-    for (variant, _), run in sorted(runs.items()):
+    """(x, QAUC of every seed) of LEMUR and the curve's variants that have results, over
+    the seeds that all of these have: a mean of other seeds would bend the curve."""
+    seeds: dict[str, set[int]] = {}
+    for variant, seed in runs:
         if variant in ("lemur", *curve.variants):
+            seeds.setdefault(variant, set()).add(seed)
+    found: dict[float, list[float]] = {}
+    for seed in sorted(set.intersection(*seeds.values())) if seeds else ():
+        for run in (runs[variant, seed] for variant in seeds):
             found.setdefault(curve.place(run), []).append(run["test"]["qauc"])
     return sorted(found.items())
 
 
 def figure(runs: dict) -> Figure | None:
     """One panel a curve that has results: every seed a dot, means joined, LEMUR as it
-    is ringed. None where there are no results."""
+    is in its own colour. None where there are no results."""
     known = [(c, points(c, runs)) for c in CURVES]
     known = [(curve, found) for curve, found in known if len(found) > 1]
     if not known:

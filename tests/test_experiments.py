@@ -101,7 +101,7 @@ def test_bootstrap_against_a_loop():
     assert high == pytest.approx(mean.mean() + 1.96 * spread, abs=0.3 * spread)
 
 
-def test_curves_gather_seeds_by_setting_and_skip_what_is_missing():
+def test_curves_gather_shared_seeds_by_setting_and_skip_what_is_missing():
     runs = {}
     for variant, t, values in (("lemur", 10, (0.7, 0.8)), ("temperature_2", 2, (0.6,))):
         for seed, value in enumerate(values):
@@ -109,11 +109,12 @@ def test_curves_gather_seeds_by_setting_and_skip_what_is_missing():
             run = {"config": config, "flops": {"total": 5}, "test": {"qauc": value}}
             runs[variant, seed] = run
     temperature, staleness, _ = curves.CURVES
-    assert curves.points(temperature, runs) == [(2.0, [0.6]), (10.0, [0.7, 0.8])]
+    assert curves.points(temperature, runs) == [(2.0, [0.6]), (10.0, [0.7])]
     assert curves.points(staleness, runs) == [(1, [0.7, 0.8])]
     assert len(curves.figure(runs).axes) == 1  # one curve has more than LEMUR itself
     del runs["temperature_2", 0]
     assert curves.figure(runs) is None
+    assert curves.points(temperature, {}) == []
 
 
 def test_fewer_than_three_seeds_say_nothing():
