@@ -121,6 +121,7 @@ def run(
     report = provenance(options, prepared, device) | {
         "ranks": ranks.size,
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
+        "means": pipeline.means(prepared, dataset.test_start, None),
         "models": models,
         "training_log": logs,
     }
@@ -177,7 +178,11 @@ def table(report: dict) -> str:
             f"{NAMES[name]:28}{model['auc']:8.4f}{model['qauc']:8.4f}"
             f"{model['cold_auc']:10.4f}{model['train_seconds']:9.0f}"
         )
-    best = report["ceiling"]
+    means, best = report["means"], report["ceiling"]
+    lines.append(
+        f"{'means of document and user':28}{means['auc']:8.4f}{means['qauc']:8.4f}"
+        f"{means['cold_auc']:10.4f}"
+    )
     if best:
         lines.append(
             f"{'ceiling (true chances)':28}{best['auc']:8.4f}{best['qauc']:8.4f}"

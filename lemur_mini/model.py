@@ -56,6 +56,12 @@ class Plan:
     rank: bool = True  # else the contrast alone, as in two-stage pre-training
 
 
+def take(vectors: Tensor, rows: Tensor) -> Tensor:
+    """vectors[rows], for rows that repeat: indexing adds up the gradients of a row in
+    whatever order threads come, and two runs of one seed then differ."""
+    return F.embedding(rows, vectors)
+
+
 class Lemur(nn.Module):
     """The ranker over ids and, where a feature group asks for it, over content.
 
@@ -211,7 +217,7 @@ class Lemur(nn.Module):
             features.query_tokens[own], features.query_length[own]
         )
         vectors = self.norms["query"](self.ranks.gather(vectors, len(distinct)))
-        return vectors[inverse], torch.ones_like(batch.query, dtype=torch.bool)
+        return take(vectors, inverse), torch.ones_like(batch.query, dtype=torch.bool)
 
     # --- ranking ---------------------------------------------------------------------
 
@@ -251,7 +257,7 @@ class Lemur(nn.Module):
         place = torch.searchsorted(batch.unique, batch.history)
         place = place.clamp(max=len(batch.unique) - 1)
         here = batch.unique[place] == batch.history
-        return torch.where(here[..., None], fresh[place], vectors), found
+        return torch.where(here[..., None], take(fresh, place), vectors), found
 
     def content(
         self,
@@ -327,7 +333,7 @@ class Lemur(nn.Module):
         if config.has_content:
             vectors = self.refresh(batch, features, plan)
             query, there = self.anchors(batch, features)
-            target = vectors[batch.inverse] * mask[..., None]  # (P, S, D)
+            target = take(vectors, batch.inverse) * mask[..., None]  # (P, S, D)
             contrast = self.contrast(batch, query, target, mask & there[:, None])
             query, target = query[own], target[own]
         click = torch.zeros((), device=batch.item.device)

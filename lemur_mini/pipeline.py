@@ -24,7 +24,7 @@ from lemur_mini.data import (
 )
 from lemur_mini.data.loading import checksum, only
 from lemur_mini.distributed import ALONE, Ranks
-from lemur_mini.evaluation import auc, evaluate, qauc, slices
+from lemur_mini.evaluation import auc, evaluate, qauc, slices, smoothed_means
 from lemur_mini.model import Sizes
 from lemur_mini.training import Run, make_model, predict, train
 
@@ -206,6 +206,21 @@ def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
         "auc": auc(label, truth),
         "qauc": qauc(label, truth, prepared.dataset.log.qid[rows]),
     }
+
+
+def means(prepared: Prepared, start: int, end: int | None) -> dict:
+    """The measures of smoothed means of documents and users, without any network."""
+    log, pages = prepared.dataset.log, prepared.pages
+    seen, rows = (
+        part[part >= 0]
+        for part in (
+            pages.rows[pages.between(None, start)],
+            pages.rows[pages.between(start, end)],
+        )
+    )
+    known = log.item[seen], log.user[seen], log.label[seen]
+    chance = smoothed_means(*known, log.item[rows], log.user[rows])
+    return measures(prepared, rows, chance, start)
 
 
 def gap_closed(baseline: float, lemur: float, best: float) -> float:

@@ -71,26 +71,23 @@ def results() -> str:
         ),
     ):
         if found := reports(kind):
-            parts.append(table(title, found))
-    path = RESULTS / "main-seed0.json"
-    alone = json.loads(path.read_text("utf-8"))
-    seconds = [alone["models"][model]["train_seconds"] for model in plots.NAMES]
-    parts.append(
-        "Runs for these tables shared two cores. The command alone "
-        f"({alone['device']}, {alone['date']}): ids {seconds[0]:.0f} s, "
-        f"LEMUR {seconds[1]:.0f} s."
-    )
+            alone = json.loads((RESULTS / f"main-{kind}.json").read_text("utf-8"))
+            parts.append(table(title, found, alone))
     return "\n\n".join(parts)
 
 
-def table(title: str, found: list[dict]) -> str:
-    """One table: models by measures, mean over seeds with its 95 % t interval."""
+def table(title: str, found: list[dict], alone: dict) -> str:
+    """One table: models by measures, mean over seeds with its 95 % t interval; means
+    without a network, and the seconds of a machine with nothing else to do, from
+    `alone`, a report of the main command."""
     lines = ["| | " + " | ".join([*MEASURES.values(), "training s"]) + " |"]
     lines.append("|---" * (len(MEASURES) + 2) + "|")
     for model, name in plots.NAMES.items():
         cells = [spread([r["models"][model][m] for r in found]) for m in MEASURES]
         seconds = np.mean([r["models"][model]["train_seconds"] for r in found])
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    cells = " | ".join(f"{alone['means'][m]:.4f}" for m in MEASURES)
+    lines.append(f"| smoothed means of document and user, no network | {cells} | |")
     if best := found[0]["ceiling"]:
         lines.append(f"| ceiling | {best['auc']:.4f} | {best['qauc']:.4f} | | |")
     seeds = ", ".join(str(r["seed"]) for r in found)
@@ -104,6 +101,12 @@ def table(title: str, found: list[dict]) -> str:
         ]
         note += f" LEMUR closes {np.mean(shares):.0%} of the gap in QAUC"
         note += f" ({', '.join(f'{share:.0%}' for share in shares)})."
+    seconds = [alone["models"][model]["train_seconds"] for model in plots.NAMES]
+    note += (
+        " These runs shared two cores. The command alone "
+        f"({alone['device']}, {alone['date']}): ids {seconds[0]:.0f} s, "
+        f"LEMUR {seconds[1]:.0f} s."
+    )
     return "\n".join([title, "", *lines, "", note])
 
 
@@ -139,9 +142,15 @@ def cost_table() -> str:
         where.add(f"{path.stem}: {found['device']}, {found['date']}")
         for row in found["rows"]:
             value, goal = row["measured"], row["goal"]
-            shown = "-" if value is None else f"{value:,.{0 if value >= 100 else 2}f}"
+            shown = "-" if value is None else readable(value)
             lines.append(f"| {row['what']} | {goal} | {shown} | {met(value, goal)} |")
     return "\n".join([*lines, "", "; ".join(sorted(where)) + "."])
+
+
+def readable(value: float) -> str:
+    """A number with as many digits as one wants to read."""
+    digits = 0 if value >= 100 else 2 if value >= 0.1 else 4
+    return f"{value:,.{digits}f}"
 
 
 def met(value: float | None, goal: str) -> str:

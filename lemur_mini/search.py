@@ -2,7 +2,8 @@
 
 Every trial trains before the validation days and is scored on them; test days are never
 read. Every model gets the same number of trials. Finished trials are kept, so
-the search goes on where it stopped."""
+the search goes on where it stopped. A feed has trials of its own: give it --data and
+--out."""
 
 from __future__ import annotations
 
@@ -53,6 +54,24 @@ TRIALS = {
     "two_stage": [{"two_stage": passes} for passes in (1, 2)],
     "cic": [{"cic_weight": weight} for weight in (0.003, 0.01, 0.03)],
 }
+# Where there are no queries, beside FEED_CHANGES; eight for each model again.
+HALF, TWICE = {"learning_rate": 5e-4}, {"learning_rate": 2e-3}
+SMALL = {"pages": 16}  # a sitting is then many steps, not one or two
+FEED_TRIALS = {
+    "rankmixer_longer": [
+        {"groups": BASELINE} | changes
+        for changes in (
+            *(BEST, HALF, TWICE, {"learning_rate": 4e-3}),
+            *({"id_rate": 24.0}, TWICE | {"id_rate": 6.0}, SMALL, SMALL | HALF),
+        )
+    ],
+    "lemur": [
+        *(BEST, TWICE, TWICE | {"encoder_rate": 2.0}),
+        TWICE | {"encoder_rate": 0.3, "forward_share": 1.0, "backward_share": 0.25},
+        SMALL | {"encoder_rate": 0.3, "forward_share": 0.3, "backward_share": 0.3},
+        *(TWICE | {"token_width": 128}, {"sqdc_weight": 0.003}, {"sqdc_weight": 0.03}),
+    ],
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,23 +81,44 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--models", nargs="+", default=list(TRIALS), choices=TRIALS)
+    parser.add_argument("--models", nargs="+", help="default: all that have trials")
     options = parser.parse_args(arguments)
-    prepared = pipeline.prepare(options.data, CLASSROOM, choose_device(options.device))
-    for model in options.models:
-        for changes in TRIALS[model]:
-            done = json.loads(options.out.read_text()) if options.out.is_file() else []
-            key = {
-                "model": model,
-                "seed": options.seed,
-                "changes": json.loads(json.dumps(changes)),
-            }
-            if any(all(row[k] == key[k] for k in key) for row in done):
-                continue
-            row = key | trial(prepared, changes, options.seed)
-            text = json.dumps([*done, row], indent=1) + "\n"
-            write_text_atomically(options.out, text)
-            print(f"{row['qauc']:.4f} {model} {changes}")
+    device = choose_device(options.device)
+    prepared = pipeline.prepare(options.data, CLASSROOM, device)
+    trials = FEED_TRIALS if prepared.sizes.feed else TRIALS
+    if unknown := set(options.models or ()) - set(trials):
+        parser.error(f"no trials of {', '.join(unknown)}; of {', '.join(trials)}")
+    for model in options.models or trials:
+        for changes in trials[model]:
+            once(prepared, model, changes, options.seed, options.out)
+
+
+def once(prepared: pipeline.Prepared, model: str, changes: dict, seed: int, out: Path):
+    """Run a trial and add it to the file, unless it is there."""
+    key = {"model": model, "seed": seed, "data": prepared.checksum}
+    key["changes"] = json.loads(json.dumps(changes))
+    done = finished(out)
+    if any(all(row[k] == key[k] for k in key) for row in done):
+        return
+    row = key | trial(prepared, changes, seed)
+    write_text_atomically(out, json.dumps([*done, row], indent=1) + "\n")
+    print(f"QAUC {row['qauc']:.4f}, AUC {row['auc']:.4f}: {model} {changes}")
+
+
+def finished(path: Path) -> list[dict]:
+    """The trials that a result file holds, none where there is no file. Stops with a
+    message at a file that is not a search's, rather than write over it."""
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+        if all({"model", "seed", "changes", "data"} <= set(row) for row in rows):
+            return rows
+    except (ValueError, TypeError):
+        pass
+    raise SystemExit(
+        f"{path}: not the result of a search; move it away, or give another --out"
+    )
 
 
 def trial(prepared: pipeline.Prepared, changes: dict, seed: int) -> dict:
@@ -88,7 +128,7 @@ def trial(prepared: pipeline.Prepared, changes: dict, seed: int) -> dict:
     run = pipeline.fit(prepared, config, seed, dataset.valid_start)
     result = pipeline.test(prepared, run, dataset.valid_start, dataset.test_start)
     kept = {k: result[k] for k in ("auc", "qauc", "log_loss", "cold_auc")}
-    return kept | {"data": prepared.checksum, "train_seconds": round(run.seconds)}
+    return kept | {"train_seconds": round(run.seconds)}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from sklearn import metrics
 
 from lemur_mini import pipeline
+from lemur_mini.data import Pages
 from lemur_mini.evaluation import (
     COLD,
     auc,
@@ -22,6 +23,7 @@ from lemur_mini.evaluation import (
     qauc,
     query_auc,
     slices,
+    smoothed_means,
 )
 
 
@@ -210,6 +212,38 @@ def test_ceiling_is_the_truth_on_the_test_days(folder, prepared):
     assert found["qauc"] == pytest.approx(
         np.nanmean(naive_query_auc(label, truth, qid))
     )
+
+
+def test_smoothed_means_are_those_of_a_loop():
+    rng = np.random.default_rng(0)
+    seen = rng.integers(6, size=80), rng.integers(9, size=80), rng.integers(2, size=80)
+    item, user = np.array([0, 3, 7]), np.array([2, 12, 2])  # 7 and 12: never seen
+    found = smoothed_means(*seen, item, user)
+    rows, average, prior = list(zip(*seen, strict=True)), seen[2].mean(), 10
+
+    def quality(item):
+        labels = [y for i, _, y in rows if i == item]
+        return (sum(labels) + prior * average) / (len(labels) + prior)
+
+    for i, u, value in zip(item, user, found, strict=True):
+        lifts = [y - quality(other) for other, who, y in rows if who == u]
+        lift = sum(lifts) / (len(lifts) + prior)
+        assert value == pytest.approx(min(max(quality(i) + lift, 0), 1))
+
+
+def test_means_read_no_label_of_the_days_they_are_scored_on(prepared):
+    start, log = prepared.dataset.test_start, prepared.dataset.log
+    found = pipeline.means(prepared, start, None)
+    late = prepared.pages.rows[prepared.pages.between(start, None)]
+    label = log.label.copy()
+    label[late[late >= 0]] = 1 - label[late[late >= 0]]
+    other = dataclasses.replace(log, label=label)
+    data = dataclasses.replace(prepared.dataset, log=other)
+    pages = Pages(other, prepared.pages.size)
+    turned = dataclasses.replace(prepared, dataset=data, pages=pages)
+    # the same scores against turned labels
+    turned = pipeline.means(turned, start, None)["auc"]
+    assert turned == pytest.approx(1 - found["auc"])
 
 
 def test_no_truth_no_ceiling(prepared):

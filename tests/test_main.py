@@ -45,6 +45,10 @@ def test_ceiling_is_above_what_chance_reaches(report):
     assert report["ceiling"]["qauc"] > 0.7
 
 
+def test_means_stand_beside_the_models(report):
+    assert 0.5 < report["means"]["auc"] < report["ceiling"]["auc"]
+
+
 def test_every_file_is_whole(out):
     names = {path.name for path in out.iterdir()}
     tensors = {f"{name}.safetensors" for name in MODELS}

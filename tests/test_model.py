@@ -14,7 +14,7 @@ from lemur_mini.config import BASELINE, LEMUR, Config
 from lemur_mini.data import Batch
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder
 from lemur_mini.memory_bank import MemoryBank
-from lemur_mini.model import Lemur, Losses, Plan
+from lemur_mini.model import Lemur, Losses, Plan, take
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import make_model
 
@@ -612,3 +612,20 @@ def test_rankers_of_ids_alone_build_no_encoder_and_no_bank(config, prepared):
         )
         names = {name for name, _ in model.named_children()}
         assert not names & {"document_encoder", "query_encoder", "bank"}, groups
+
+
+def test_gradients_of_repeated_rows_do_not_depend_on_threads():
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randint(40, (64, 128), generator=rng)
+    weight = torch.randn(64, 128, 64, generator=rng)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 2, 4):
+            torch.set_num_threads(count)
+            vectors = torch.ones(40, 64, requires_grad=True)
+            (take(vectors, rows) * weight).sum().backward()
+            found.append(vectors.grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(take(vectors, rows), vectors[rows])
+    assert all(torch.equal(found[0], other) for other in found)

@@ -42,7 +42,9 @@ def main() -> None:
     stream = pages.stream(index, CLASSROOM.pages, CLASSROOM.history_long)
     seen = []
     for turn in range(REPEATS + 1):
+        began = time.perf_counter()
         batches = list(itertools.islice(stream, STEPS))
+        making = time.perf_counter() - began
         with profile(activities=[ProfilerActivity.CPU]) as found:
             for batch in batches:
                 run.step = 5_001
@@ -53,12 +55,14 @@ def main() -> None:
             train_step(run, batch)
         plain = time.perf_counter() - began
         if turn:
-            seen.append(shares_of(found.key_averages(), plain))
+            shares = shares_of(found.key_averages(), plain)
+            seen.append(shares | {"making": making / plain})
     middle = sorted(seen, key=lambda one: one["outside"])[REPEATS // 2]
     what = "share of a classroom step outside matrix products and attention"
     rows = [
         row(what, middle["outside"], "<= 0.25"),
         row("... with the profiler's own work in it", middle["outside_profiled"]),
+        row("making a batch from the log, share of its step", middle["making"]),
     ]
     store("overhead", rows, middle, clock="wall")
 
