@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from lemur_mini import plots
+from lemur_mini import claims, plots
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,11 @@ CURVES = (
 def points(curve: Curve, runs: dict) -> list[tuple[float, list[float]]]:
     """(x, QAUC of every seed) of LEMUR and the curve's variants that have results, over
     the seeds that all of these have: a mean of other seeds would bend the curve."""
-    seeds: dict[str, set[int]] = {}
-    for variant, seed in runs:
-        if variant in ("lemur", *curve.variants):
-            seeds.setdefault(variant, set()).add(seed)
+    wanted = ("lemur", *curve.variants)
+    there = list(dict.fromkeys(variant for variant, _ in runs if variant in wanted))
     found: dict[float, list[float]] = {}
-    for seed in sorted(set.intersection(*seeds.values())) if seeds else ():
-        for run in (runs[variant, seed] for variant in seeds):
+    for seed in claims.seeds_of(runs, *there) if there else ():
+        for run in (runs[variant, seed] for variant in there):
             found.setdefault(curve.place(run), []).append(run["test"]["qauc"])
     return sorted(found.items())
 

@@ -176,8 +176,7 @@ def measures(
 ) -> dict:
     """Every measure of these scored rows; cold and tail by what came before `start`."""
     log, pages = prepared.dataset.log, prepared.pages
-    seen = pages.rows[pages.between(None, start)]
-    seen = seen[seen >= 0]
+    seen = pages.shown(pages.between(None, start))
     parts = slices(
         log.item[seen],
         log.user[seen],
@@ -199,8 +198,7 @@ def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
     None where the truth is not known."""
     if prepared.dataset.truth is None:
         return None
-    rows = prepared.pages.rows[prepared.pages.between(start, end)]
-    rows = rows[rows >= 0]
+    rows = prepared.pages.shown(prepared.pages.between(start, end))
     label, truth = prepared.dataset.log.label[rows], prepared.dataset.truth[rows]
     return {
         "auc": auc(label, truth),
@@ -211,13 +209,8 @@ def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
 def means(prepared: Prepared, start: int, end: int | None) -> dict:
     """The measures of smoothed means of documents and users, without any network."""
     log, pages = prepared.dataset.log, prepared.pages
-    seen, rows = (
-        part[part >= 0]
-        for part in (
-            pages.rows[pages.between(None, start)],
-            pages.rows[pages.between(start, end)],
-        )
-    )
+    seen = pages.shown(pages.between(None, start))
+    rows = pages.shown(pages.between(start, end))
     known = log.item[seen], log.user[seen], log.label[seen]
     chance = smoothed_means(*known, log.item[rows], log.user[rows])
     return measures(prepared, rows, chance, start)

@@ -94,14 +94,13 @@ def serve(prepared: Prepared, run: Run, variant: Variant, days: range) -> Served
     """Score every day before learning from it: a stream, each sample once."""
     out, pages, size = Served(), prepared.pages, run.config.pages
     log, bank = prepared.dataset.log, getattr(run.model, "bank", None)
-    past = pages.rows[until(prepared, days[0])]
-    items = torch.from_numpy(log.item[past[past >= 0]])
+    items = torch.from_numpy(log.item[pages.shown(until(prepared, days[0]))])
     shown = torch.bincount(items, minlength=prepared.sizes.documents)
     for day in days:
         index = until(prepared, day + 1)
         today = index[len(until(prepared, day)) :]
         if bank is not None:  # uploads get their vectors at once
-            new = np.unique(log.item[pages.rows[today][pages.rows[today] >= 0]])
+            new = np.unique(log.item[pages.shown(today)])
             run.model.eval().publish(run.features, torch.from_numpy(new), run.step)
             out.known.append(int((bank.written > NEVER).sum()))
         rows, score = training.predict(run.model, run.features, pages, today)

@@ -234,9 +234,9 @@ def test_smoothed_means_are_those_of_a_loop():
 def test_means_read_no_label_of_the_days_they_are_scored_on(prepared):
     start, log = prepared.dataset.test_start, prepared.dataset.log
     found = pipeline.means(prepared, start, None)
-    late = prepared.pages.rows[prepared.pages.between(start, None)]
+    late = prepared.pages.shown(prepared.pages.between(start, None))
     label = log.label.copy()
-    label[late[late >= 0]] = 1 - label[late[late >= 0]]
+    label[late] = 1 - label[late]
     other = dataclasses.replace(log, label=label)
     data = dataclasses.replace(prepared.dataset, log=other)
     pages = Pages(other, prepared.pages.size)

@@ -108,6 +108,11 @@ class Pages:
         high = len(self) if end is None else np.searchsorted(self.start, end)
         return np.arange(low, high)
 
+    def shown(self, index: np.ndarray) -> np.ndarray:
+        """Rows (B,) of the log on the pages at these indices, in their order."""
+        rows = self.rows[index]
+        return rows[rows >= 0]
+
     def history(self, index: np.ndarray, length: int) -> np.ndarray:
         """(len(index), length) rows of watched documents, newest first, then PAD."""
         place = self.end[index][:, None] - 1 - np.arange(length)
