@@ -69,7 +69,8 @@ def on_meta(config: Config) -> tuple[Lemur, Batch, Features]:
         place = torch.zeros(p, s, dtype=torch.long)
         past = torch.zeros(p, history, dtype=torch.long)
         label = torch.zeros(p, s)
-        batch = Batch(rows[:p], rows[:p], rows[:p], place, label, past, rows, place)
+        page = rows[:p]
+        batch = Batch(page, page, page, place, label, past, rows, place, page, page)
     return model, batch, features
 
 

@@ -7,9 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def ctr(logit: Tensor, label: Tensor) -> Tensor:
-    """Mean binary cross-entropy (paper, section 1). logit, label: (B,). A scalar."""
-    return F.binary_cross_entropy_with_logits(logit, label)
+def ctr(logit: Tensor, label: Tensor, there: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy (paper, section 1). logit, label: (B,). A scalar.
+
+    `there`, of the same shape, leaves padding out: by weight, as to pick what is there
+    the host would wait for the device."""
+    if there is None:
+        return F.binary_cross_entropy_with_logits(logit, label)
+    weight = there.to(logit.dtype)
+    total = F.binary_cross_entropy_with_logits(logit, label, weight, reduction="sum")
+    return total / weight.sum()
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -28,26 +35,28 @@ def sqdc(
     temperature: float,
     session_mask: bool = True,
     negatives: str = "all",
+    there: Tensor | None = None,
     own: Tensor | None = None,
 ) -> Tensor:
     """Session-masked query-to-document contrastive loss (paper, section on SQDC), a sum
     over the positives. q, d: (B, D); label: (B,); qid: (B,). Returns a scalar.
 
     `negatives="positives"` takes only samples with label 1 as negatives. Without
-    `session_mask` other samples of the same query are negatives too. `own` (B,) sums
-    over some of the positives alone: one rank's part of the whole sum."""
-    positive = label > 0.5
-    place = (positive if own is None else positive & own).nonzero()  # (B+, 1)
-    anchor = place.squeeze(1)
-    cosine = cosines(q[anchor], d)  # (B+, B)
-    pair = torch.eye(len(d), dtype=torch.bool, device=d.device)[anchor]  # (B+, B)
-    keep = torch.ones_like(pair)
+    `session_mask` other samples of the same query are negatives too. `there` (B,) says
+    which samples are no padding; `own` (A,) are the places of those to sum over, one
+    rank's part. Of these, all that are not positive weigh 0: to pick the positives, the
+    host would have to wait for their number."""
+    every = torch.arange(len(d), device=d.device)
+    own = every if own is None else own
+    there = torch.ones_like(every, dtype=torch.bool) if there is None else there
+    positive = (label > 0.5) & there
+    keep = (positive if negatives == "positives" else there)[None, :]  # (1, B)
     if session_mask:
-        keep = qid[anchor, None] != qid[None, :]
-    if negatives == "positives":
-        keep = keep & positive[None, :]
-    score = (temperature * cosine).masked_fill(~(keep | pair), -torch.inf)
-    return (score.logsumexp(dim=1) - score.gather(1, place).squeeze(1)).sum()
+        keep = keep & (qid[own, None] != qid[None, :])  # (A, B)
+    keep = keep | (own[:, None] == every)  # the pair itself
+    score = (temperature * cosines(q[own], d)).masked_fill(~keep, -torch.inf)
+    each = score.logsumexp(dim=1) - score.gather(1, own[:, None]).squeeze(1)  # (A,)
+    return (each * positive[own]).sum()
 
 
 def cic(content: Tensor, identity: Tensor, temperature: float) -> Tensor:

@@ -211,13 +211,14 @@ class Lemur(nn.Module):
         In a feed: the bank's vector of the last watched document."""
         if self.sizes.feed:
             return self.bank.read(batch.history[:, 0])
-        distinct, inverse = torch.unique(batch.query, return_inverse=True)
+        distinct = batch.queries
         own = distinct[self.ranks.own(len(distinct))]
         vectors = self.query_encoder(
             features.query_tokens[own], features.query_length[own]
         )
         vectors = self.norms["query"](self.ranks.gather(vectors, len(distinct)))
-        return take(vectors, inverse), torch.ones_like(batch.query, dtype=torch.bool)
+        there = torch.ones_like(batch.asked, dtype=torch.bool)
+        return take(vectors, batch.asked), there
 
     # --- ranking ---------------------------------------------------------------------
 
@@ -305,18 +306,17 @@ class Lemur(nn.Module):
         the targets of all.
         # our choice: per impression, so that lambda does not depend on the batch."""
         config, pages = self.config, self.ranks.own(len(use))
-        own = torch.zeros_like(use)
-        own[pages] = True
-        place = use.flatten().nonzero().squeeze(1)  # once: the host waits for it
+        place = torch.arange(use.numel(), device=use.device).view_as(use)
         total = losses.sqdc(
-            query[:, None].expand_as(target).flatten(0, 1)[place],
-            target.flatten(0, 1)[place],
-            batch.label.flatten()[place],
-            batch.qid[:, None].expand_as(use).flatten()[place],
+            query[:, None].expand_as(target).flatten(0, 1),
+            target.flatten(0, 1),
+            batch.label.flatten(),
+            batch.qid[:, None].expand_as(use).flatten(),
             config.temperature,
             config.session_mask,
             config.sqdc_negatives,
-            own.flatten()[place],
+            use.flatten(),
+            place[pages].flatten(),
         )
         return total / batch.mask[pages].sum()
 
@@ -340,8 +340,7 @@ class Lemur(nn.Module):
         if plan.rank:
             fresh = vectors if config.history_gradient else None
             logit = self.rank(mine, query, target, fresh)
-            place = mine.mask.flatten().nonzero().squeeze(1)
-            click = losses.ctr(logit.flatten()[place], mine.label.flatten()[place])
+            click = losses.ctr(logit, mine.label, mine.mask)
         click, contrast = weight * click, weight * contrast
         total = click + plan.sqdc_weight * contrast
         if config.experts and plan.rank:

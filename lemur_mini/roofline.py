@@ -84,8 +84,8 @@ def split(
     model: Lemur, batch: Batch, features: Features, run: Run | None
 ) -> dict[str, Callable]:
     """The step's parts as calls that can run alone, each on inputs of its own:
-    gradients end where a part ends. On the meta device the losses are left out (how
-    many impressions are positive is not known), without a run the optimiser."""
+    gradients end where a part ends. On the meta device the losses are left out, as
+    autocast does not know it; without a run the optimiser."""
     (p, s), d = batch.item.shape, model.config.width
     device, groups, rows = batch.item.device, model.config.groups, batch.unique
     query = torch.randn(p, d, device=device, requires_grad=True)
@@ -144,7 +144,7 @@ def loss(
     model: Lemur, batch: Batch, query: Tensor, target: Tensor, logit: Tensor
 ) -> Tensor:
     """Cross-entropy and contrast."""
-    click = losses.ctr(logit[batch.mask], batch.label[batch.mask])
+    click = losses.ctr(logit, batch.label, batch.mask)
     return click + model.contrast(batch, query, target, batch.mask)
 
 

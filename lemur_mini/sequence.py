@@ -124,7 +124,7 @@ def most_similar(
     """The short sequence: the k history items nearest to the query (section 5).
 
     query: (P, D); history: (P, L, D); mask: (P, L). Returns (P, k, D) and (P, k)."""
-    cosine = F.cosine_similarity(query[:, None], history, dim=-1)
+    cosine = SimilarityModule.cosines(query[:, None], history, mask)[:, 0]  # (P, L)
     best = cosine.masked_fill(~mask, -2.0).topk(min(k, history.shape[1]), dim=1).indices
     chosen = history.gather(1, best[..., None].expand(-1, -1, history.shape[2]))
     return chosen, mask.gather(1, best)

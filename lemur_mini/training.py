@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -160,6 +161,16 @@ def autocast(config: Config, device: torch.device):
     return nullcontext()
 
 
+def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches on the device, each made while the one before is in use."""
+    with ThreadPoolExecutor(1) as maker:
+        moved = (batch.to(device) for batch in batches)
+        following = maker.submit(next, moved, None)
+        while (batch := following.result()) is not None:
+            following = maker.submit(next, moved, None)
+            yield batch
+
+
 def train(
     run: Run,
     pages: Pages,
@@ -173,7 +184,8 @@ def train(
     config, began = run.config, time.perf_counter() - run.seconds
     index = index[run.step * config.pages :]
     run.model.train()
-    stream = pages.stream(index, config.pages, config.history_long)
+    batches = pages.stream(index, config.pages, config.history_long)
+    stream = ahead(batches, run.device)
     form = {"initial": run.step, "unit": "step", "mininterval": 1}
     if run.model.ranks.rank:
         form["disable"] = True
@@ -208,8 +220,8 @@ def predict(
     config, device = model.config, features.tokens.device
     model.eval()
     scores, rows = [np.empty((0, pages.size))], pages.rows[index]
-    for batch in pages.stream(index, 4 * config.pages, config.history_long):
-        batch = batch.to(device)
+    batches = pages.stream(index, 4 * config.pages, config.history_long)
+    for batch in ahead(batches, device):
         with autocast(config, device):
             logit = model(batch, features)
         scores.append(torch.sigmoid(logit.float()).cpu().numpy())

@@ -112,11 +112,19 @@ WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal")
 
 
 class Waits(TorchDispatchMode):
-    """Names of the operations for whose result the host has to wait on a GPU."""
+    """Names of what the host has to wait for on a GPU: operations whose result it has
+    to know, and `tolist`, which is no operation on the CPU."""
 
-    def __init__(self):
+    def __init__(self, monkeypatch):
         super().__init__()
         self.seen: list[str] = []
+        plain = torch.Tensor.tolist
+
+        def tolist(tensor):
+            self.seen.append("tolist")
+            return plain(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -127,18 +135,26 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_host_waits_five_times_a_step(config, prepared):
-    """The distinct queries, the impressions (of each loss) and the positives: their
-    numbers are shapes. However many documents or chunks there are; sampling asks once
-    more, for what the bank lacks. The fifth wait, for the lengths of all chunks, is no
-    operation on the CPU and not counted here."""
-    for pages, share, expected in ((4, 1.0, 4), (16, 1.0, 4), (4, 0.2, 5)):
-        changes = {"pages": pages, "forward_share": share, "backward_share": share}
-        used = config.but(**changes)
-        lemur = make_model(used, prepared.sizes, 0, CPU).train()
-        lemur.bank.written.zero_()
-        batch = prepared.pages.batch(np.arange(pages) + 100, used.history_long)
-        assert (len(batch.unique) > used.encode_chunk) == (pages == 16)
-        with Waits() as waits:
-            train_step(Run(lemur, prepared.features, 0, total=101, step=1), batch)
-        assert len(waits.seen) == expected, waits.seen
+@pytest.mark.parametrize(
+    ("pages", "p", "q", "wanted"),
+    [
+        (4, 1.0, 1.0, ["tolist"]),  # lengths of what is encoded, for all chunks at once
+        (16, 1.0, 1.0, ["tolist"]),
+        # sampling: how many the bank lacks; lengths of a second pass if there is one
+        (4, 0.2, 0.2, ["_local_scalar_dense", "tolist"]),
+        (4, 0.5, 0.2, ["_local_scalar_dense", "tolist", "tolist"]),
+    ],
+)
+def test_a_step_waits_for_lengths_alone(
+    config, prepared, monkeypatch, pages, p, q, wanted
+):
+    """However many documents or chunks there are. Distinct queries and documents are
+    found before the batch is on its device; padding and negatives weigh 0."""
+    used = config.but(pages=pages, forward_share=p, backward_share=q)
+    lemur = make_model(used, prepared.sizes, 0, CPU).train()
+    lemur.bank.written.zero_()
+    batch = prepared.pages.batch(np.arange(pages) + 100, used.history_long)
+    assert (len(batch.unique) > used.encode_chunk) == (pages == 16)
+    with Waits(monkeypatch) as waits:
+        train_step(Run(lemur, prepared.features, 0, total=101, step=1), batch)
+    assert waits.seen == wanted

@@ -64,6 +64,40 @@ def test_ctr_is_the_mean_binary_cross_entropy():
     assert losses.ctr(logit, label).item() == pytest.approx(wanted, abs=1e-12)
 
 
+def test_ctr_leaves_padding_out():
+    logit = torch.tensor([[1.0, -2.0, 50.0], [0.5, -60.0, 7.0]], dtype=torch.float64)
+    label = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)
+    there = torch.tensor([[True, True, False], [True, False, False]])
+    wanted = losses.ctr(logit[there], label[there])
+    torch.testing.assert_close(losses.ctr(logit, label, there), wanted)
+
+
+@pytest.mark.parametrize("negatives", ["all", "positives"])
+@pytest.mark.parametrize("session_mask", [True, False])
+def test_sqdc_leaves_padding_out(session_mask, negatives):
+    """Nothing of a sample that is not there reaches value or gradient."""
+    settings = 10.0, session_mask, negatives
+    there = torch.tensor([True, False, True] * 4)  # of positives too
+    parts = sample()
+    wanted = losses.sqdc(*(x[there] for x in parts), *settings)
+    q, d = (x.clone().requires_grad_() for x in parts[:2])
+    got = losses.sqdc(q, d, *parts[2:], *settings, there)
+    torch.testing.assert_close(got, wanted)
+    got.backward()
+    assert q.grad[~there].count_nonzero() == d.grad[~there].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("negatives", ["all", "positives"])
+def test_sqdc_of_parts_sums_to_the_whole(negatives):
+    """Each rank sums over its own positives, against the negatives of all."""
+    whole = losses.sqdc(*sample(), 10.0, negatives=negatives)
+    parts = [
+        losses.sqdc(*sample(), 10.0, negatives=negatives, own=torch.arange(k, 12, 3))
+        for k in range(3)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
 @pytest.mark.parametrize("negatives", ["all", "positives"])
 @pytest.mark.parametrize("session_mask", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 10.0])

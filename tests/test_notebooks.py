@@ -102,6 +102,19 @@ def test_student_notebook_is_made_from_its_solution(name):
         assert new.metadata.get("tags") == old.metadata.get("tags")
 
 
+@every
+def test_source_on_view_is_the_modules(name):
+    """A module that changed makes what a notebook shows of it a thing of the past."""
+    package = (NOTEBOOKS.parent / "lemur_mini").rglob("*.py")
+    lines = {x.strip() for path in package for x in path.read_text("utf-8").split("\n")}
+    for cell in code(make.read(NOTEBOOKS / f"{name}.ipynb")):
+        for output in cell.outputs:
+            text = output.get("data", {}).get("text/markdown", "")
+            if text.startswith("```python"):
+                old = [x for x in text.split("\n")[1:-1] if x.strip() not in lines]
+                assert not old, f"run: python notebooks/make.py build {name}"
+
+
 def verdicts(notebook):
     """What its check cells say, one for each exercise."""
     printed = "".join(map(text_of, code(notebook)))

@@ -16,6 +16,7 @@ from torch import Tensor
 from lemur_mini import checkpoints, pipeline, training
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import BASELINE, Config
+from lemur_mini.data import DataError
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import LOG_EVERY, Run, make_model, predict, rate, train
 
@@ -143,6 +144,32 @@ def test_the_stream_shows_each_page_once_in_time_order(prepared, config, monkeyp
     wanted = np.where(rows >= 0, prepared.dataset.log.item[rows], -1)
     assert np.array_equal(torch.cat([b.item for b in seen]), wanted)
     assert np.array_equal(torch.cat([b.qid for b in seen]), pages.qid[index])
+
+
+def test_one_batch_is_made_ahead_of_its_step(prepared):
+    made, used = [], []
+
+    def batches():
+        for place in range(5):
+            made.append(place)
+            yield prepared.pages.batch(np.array([place]), 8)
+
+    for batch in training.ahead(batches(), CPU):
+        assert len(made) <= len(used) + 2
+        used.append(batch.user.item())
+    assert used == prepared.pages.user[:5].tolist()
+    assert list(training.ahead(iter(()), CPU)) == []
+
+
+def test_what_goes_wrong_in_making_a_batch_is_raised_at_its_step(prepared):
+    def batches():
+        yield prepared.pages.batch(np.array([0]), 8)
+        raise DataError("row 7")
+
+    stream = training.ahead(batches(), CPU)
+    assert next(stream).user.item() == prepared.pages.user[0]
+    with pytest.raises(DataError, match="row 7"):
+        next(stream)
 
 
 # --- seeds ---------------------------------------------------------------------------

@@ -26,6 +26,8 @@ class Batch:
     history: Tensor  # (P, L) watched documents before the session, newest first
     unique: Tensor  # (U,) distinct documents of the batch
     inverse: Tensor  # (P, S) place of every item in `unique`, 0 where padded
+    queries: Tensor  # (Q,) distinct query texts of the batch
+    asked: Tensor  # (P,) place of every page's query in `queries`
 
     @property
     def mask(self) -> Tensor:
@@ -33,13 +35,11 @@ class Batch:
         return self.item >= 0
 
     def pages(self, index: slice) -> Batch:
-        """Some of its pages; `unique` stays that of all, where `inverse` points."""
-        parts = {
-            f.name: getattr(self, f.name)[index].contiguous()
-            for f in fields(self)
-            if f.name != "unique"
-        }
-        return Batch(**parts, unique=self.unique)
+        """Some of its pages; what is distinct stays that of all, where places point."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in parts.keys() - {"unique", "queries"}:
+            parts[name] = parts[name][index].contiguous()
+        return Batch(**parts)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -50,11 +50,13 @@ class Batch:
 
 
 def make_batch(user, query, qid, item, label, history) -> Batch:
-    """A batch of these arrays, shaped as in `Batch`, with its distinct documents."""
+    """A batch of these arrays, shaped as in `Batch`, with its distinct documents and
+    queries: found here, as on a GPU the host would have to wait for them."""
     unique, inverse = np.unique(item[item >= 0], return_inverse=True)
     place = np.zeros_like(item)
     place[item >= 0] = inverse
-    arrays = user, query, qid, item, label, history, unique, place
+    distinct = unique, place, *np.unique(query, return_inverse=True)
+    arrays = user, query, qid, item, label, history, *distinct
     return Batch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
 
 
