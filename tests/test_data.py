@@ -270,7 +270,7 @@ def test_what_models_get_has_no_field_for_the_truth():
         f.name for kind in (Log, Batch, Features) for f in dataclasses.fields(kind)
     }
     known = {"user", "qid", "query", "item", "timestamp", "label"}
-    known |= {"history", "unique", "inverse"}
+    known |= {"history", "unique", "inverse", "queries", "asked"}
     known |= {"tokens", "types", "positions", "length", "images", "has_image"}
     assert names == known | {"query_tokens", "query_length"}
 
