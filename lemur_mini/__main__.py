@@ -9,21 +9,17 @@ from pathlib import Path
 
 import torch
 
-from lemur_mini import pipeline, plots
-from lemur_mini.checkpoints import (
-    CheckpointError,
-    write_atomically,
-    write_text_atomically,
-)
+from lemur_mini import evaluation, files, pipeline, plots
 from lemur_mini.config import BASELINE_CHANGES, SCALES
-from lemur_mini.data import DataError
-from lemur_mini.distributed import ALONE, RankError, Ranks, join
+from lemur_mini.data.schema import DataError
+from lemur_mini.files import DATA, FileError, write_atomically, write_text_atomically
+from lemur_mini.parallel.process import process_of
+from lemur_mini.parallel.ranks import ALONE, RankError, Ranks, join
 from lemur_mini.training import choose_device
 
-DATA = Path(__file__).resolve().parent.parent / "data"
 NAMES = plots.NAMES
 # what the reader can mend: one line, exit code 2
-BAD = (DataError, CheckpointError, ConnectionError, FloatingPointError, RankError)
+BAD = (DataError, FileError, ConnectionError, FloatingPointError, RankError)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,21 +103,23 @@ def run(
     for name, changes in {"rankmixer_longer": BASELINE_CHANGES, "lemur": {}}.items():
         trained = pipeline.fit(
             prepared,
-            config.but(**changes),
+            config.replace(**changes),
             options.seed,
             dataset.test_start,
             options.out / f"{name}.safetensors",
             options.resume,
             NAMES[name],
-            ranks,
+            process_of(ranks),
         )
-        models[name] = pipeline.test(prepared, trained, dataset.test_start, None)
+        models[name] = pipeline.evaluate_period(
+            prepared, trained, dataset.test_start, None
+        )
         models[name] |= cost(trained)
         logs[name] = trained.log
     report = provenance(options, prepared, device) | {
         "ranks": ranks.size,
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
-        "means": pipeline.means(prepared, dataset.test_start, None),
+        "means": pipeline.smoothed_baseline(prepared, dataset.test_start, None),
         "models": models,
         "training_log": logs,
     }
@@ -147,12 +145,12 @@ def provenance(
         },
         "scale": options.scale,
         "seed": options.seed,
-    } | pipeline.provenance(" ".join(["python -m lemur_mini", *sys.argv[1:]]), device)
+    } | files.provenance(" ".join(["python -m lemur_mini", *sys.argv[1:]]), device)
 
 
 def cost(trained) -> dict:
     """What a training took."""
-    impressions = trained.step * trained.config.pages * trained.config.page
+    impressions = trained.step * trained.config.batch_pages * trained.config.page_size
     return {
         "train_seconds": round(trained.seconds, 1),
         "impressions_per_second": round(impressions / max(trained.seconds, 1e-9)),
@@ -188,7 +186,7 @@ def table(report: dict) -> str:
             f"{'ceiling (true chances)':28}{best['auc']:8.4f}{best['qauc']:8.4f}"
         )
         values = [report["models"][name]["qauc"] for name in NAMES]
-        share = pipeline.gap_closed(*values, best["qauc"])
+        share = evaluation.gap_closed(*values, best["qauc"])
         lines.append(f"LEMUR closes {share:.0%} of the gap in QAUC")
     return "\n".join(lines)
 

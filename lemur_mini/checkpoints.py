@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
+import warnings
 import zlib
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,56 +15,58 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 
 from lemur_mini.config import Config
-from lemur_mini.memory_bank import MemoryBank
+from lemur_mini.files import FileError, one_line, write_atomically
+from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.model import Lemur, Sizes
-from lemur_mini.sharded_bank import ShardedBank, load_bank, save_bank
 from lemur_mini.training import Run
 
 FACTS = {"config", "sizes", "data", "seed", "total", "step", "seconds", "log"}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+UNREAD = NEVER - 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FileError):
     """A checkpoint that cannot be used; the message names file and remedy."""
 
 
-def write_atomically(path: Path, write) -> None:
-    """`write(temporary path)`, then put the file in place: whole or not at all.
-
-    Raises CheckpointError where that fails (a full disk, no right to write); a file
-    that stood there before is kept."""
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be written ({_line(error)}); what stood there is kept: "
-            "free some space or write elsewhere, then resume"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+def load_bank(bank: MemoryBank, folder: Path) -> None:
+    """Fill a whole bank from a folder of safetensors that several ranks wrote, one file
+    each. Raises ValueError where something is missing."""
+    read_bank(bank, folder, _on_cpu, alone=True)
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """A text in UTF-8, whole or not at all."""
-    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+def read_bank(bank: MemoryBank, folder: Path, parts: Callable, alone: bool) -> None:
+    """Fill a bank or a shard: `parts` gives its tensors as parts of the whole."""
+    from torch.distributed import checkpoint
+
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError("no file there")
+    bank.written.fill_(UNREAD)
+    state = parts(bank)
+    reader = checkpoint.HuggingFaceStorageReader(str(folder))
+    with warnings.catch_warnings(action="ignore"):  # one process: that is meant
+        try:
+            checkpoint.load(state, storage_reader=reader, no_dist=alone)
+        except checkpoint.CheckpointException as error:  # no Exception, of all things
+            raise ValueError(str(error).splitlines()[-1]) from error
+    for name, mine in bank.named_buffers():
+        mine.copy_(state[name] if alone else state[name].to_local())
+    if (bank.written == UNREAD).any():  # the reader does not ask whether all is there
+        raise ValueError("a file is missing")
+
+
+def _on_cpu(bank: MemoryBank) -> dict[str, torch.Tensor]:
+    return {name: tensor.cpu() for name, tensor in bank.named_buffers()}
 
 
 def save(run: Run, path: Path, data: str) -> None:
-    """Write model, bank, optimiser and place in the stream. data: its checksum.
+    """Write model, bank, optimiser and place in the stream. data: its checksum."""
+    write(path, facts_of(run, data), tensors_of(run))
 
-    Rank 0 writes what all ranks hold alike; each writes its shard of a bank, into a
-    folder beside the file that names it, so that both change at once."""
-    tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}
-    for name, parameter in run.model.named_parameters():
-        for moment, value in run.optimizer.state.get(parameter, {}).items():
-            tensors[f"{moment}.{name}"] = value
-    facts = {
+
+def facts_of(run: Run, data: str) -> dict:
+    """What a checkpoint says beside its tensors."""
+    return {
         "config": dataclasses.asdict(run.config),
         "sizes": dataclasses.asdict(run.model.sizes),
         "data": data,
@@ -74,21 +76,15 @@ def save(run: Run, path: Path, data: str) -> None:
         "seconds": run.seconds,
         "log": run.log,
     }
-    if sharded(run.model):
-        facts["bank"] = f"{path.stem}.bank-{run.step}"
-        save_bank(run.model.bank, path.parent / facts["bank"])
-    if not run.model.ranks.rank:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        _write(path, facts, tensors)
-        for folder in path.parent.glob(f"{path.stem}.bank-*"):
-            if folder.name != facts.get("bank"):
-                shutil.rmtree(folder)
-    run.model.ranks.wait()
 
 
-def sharded(model: Lemur) -> bool:
-    """Whether every rank has rows of its own of the bank."""
-    return isinstance(getattr(model, "bank", None), ShardedBank)
+def tensors_of(run: Run) -> dict[str, torch.Tensor]:
+    """Weights, buffers and the optimiser's moments, by name, on the CPU."""
+    tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}
+    for name, parameter in run.model.named_parameters():
+        for moment, value in run.optimizer.state.get(parameter, {}).items():
+            tensors[f"{moment}.{name}"] = value
+    return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
 def export(source: Path, path: Path) -> None:
@@ -96,14 +92,22 @@ def export(source: Path, path: Path) -> None:
     facts, tensors = read(source)
     kept = {k: v for k, v in tensors.items() if k.startswith("model.")}
     halved = {k: v.half() if v.dtype == torch.float32 else v for k, v in kept.items()}
-    _write(path, facts, halved)
+    write(path, facts, halved)
 
 
-def _write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
+def write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a checkpoint, whole or not at all. Where `facts` name a bank, its vectors
+    lie in a folder of that name beside the file; folders that no file names any more
+    are removed. Raises CheckpointError."""
     checked = facts | {"checksum": _checksum(facts, tensors)}
     header = {"lemur_mini": json.dumps(checked)}
-    # not `save_file`: killed, it leaves a file beside ours, each time another
-    write_atomically(path, lambda part: part.write_bytes(as_bytes(tensors, header)))
+    try:  # not `save_file`: killed, it leaves a file beside ours, each time another
+        write_atomically(path, lambda part: part.write_bytes(as_bytes(tensors, header)))
+    except FileError as error:
+        raise CheckpointError(f"{error}, then resume") from error
+    for folder in path.parent.glob(f"{path.stem}.bank-*"):
+        if folder.name != facts.get("bank"):
+            shutil.rmtree(folder)
 
 
 def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:
@@ -114,10 +118,6 @@ def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:
         value = zlib.crc32(kind.encode(), value)
         value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
     return value
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]:
@@ -138,7 +138,7 @@ def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]
         raise CheckpointError(f"{path}: no checkpoint there; train first") from None
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: not a whole checkpoint ({_line(error)}); "
+            f"{path}: not a whole checkpoint ({one_line(error)}); "
             "delete it and train again"
         ) from error
     return facts, tensors
@@ -155,10 +155,10 @@ def _check(facts: dict, tensors: dict[str, torch.Tensor]) -> None:
             raise ValueError(f"{name} holds numbers that are not finite")
 
 
-def fill(bank: MemoryBank, path: Path, name: str) -> None:
-    """Read the bank that the checkpoint at `path` names, whole or this rank's rows."""
+def fill(bank: MemoryBank, path: Path, name: str, load=load_bank) -> None:
+    """Read the bank that the checkpoint at `path` names."""
     try:
-        load_bank(bank, path.parent / name)
+        load(bank, path.parent / name)
     except ValueError as error:
         raise CheckpointError(
             f"{path.parent / name}: not a whole bank ({error}); delete {path.name} and "
@@ -174,7 +174,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
         model.load_state_dict(_part(tensors, "model"))
     except (AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: of another version ({_line(error)}); train again with this one"
+            f"{path}: of another version ({one_line(error)}); train again with this one"
         ) from error
     return model.eval()
 
@@ -182,10 +182,14 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
 def resume(path: Path, fresh: Run, data: str) -> Run:
     """Bring a fresh run to where the checkpoint was. Raises CheckpointError where the
     checkpoint is of another configuration, seed or data."""
-    facts, tensors = read(path, whole=not sharded(fresh.model))
+    return restore(fresh, path, *read(path), data)
+
+
+def restore(run: Run, path: Path, facts: dict, tensors: dict, data: str) -> Run:
+    """Put what was read of the checkpoint at `path` into a fresh run."""
     there = facts["config"] | {k: facts[k] for k in ("data", "seed", "total")}
-    here = json.loads(json.dumps(dataclasses.asdict(fresh.config)))
-    here |= {"data": data, "seed": fresh.seed, "total": fresh.total}
+    here = json.loads(json.dumps(dataclasses.asdict(run.config)))
+    here |= {"data": data, "seed": run.seed, "total": run.total}
     other = sorted(k for k in here if here[k] != there.get(k))
     if other:
         changes = ", ".join(f"{k} {there.get(k)} (now {here[k]})" for k in other[:3])
@@ -197,16 +201,14 @@ def resume(path: Path, fresh: Run, data: str) -> Run:
             f"{path}: exported without its optimiser, to serve; "
             "resume from a checkpoint of training"
         )
-    fresh.model.load_state_dict(_part(tensors, "model"))
-    if "bank" in facts:
-        fill(fresh.model.bank, path, facts["bank"])
-    for name, parameter in fresh.model.named_parameters():
+    run.model.load_state_dict(_part(tensors, "model"))
+    for name, parameter in run.model.named_parameters():
         state = {m: tensors[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in tensors}
         if state:
             moved = {k: v.to(parameter.device) for k, v in state.items()}
-            fresh.optimizer.state[parameter] = moved
-    fresh.step, fresh.seconds, fresh.log = facts["step"], facts["seconds"], facts["log"]
-    return fresh
+            run.optimizer.state[parameter] = moved
+    run.step, run.seconds, run.log = facts["step"], facts["seconds"], facts["log"]
+    return run
 
 
 def config_of(facts: dict) -> Config:

@@ -5,38 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """The search platform. Weights are those of the true click logit."""
-
-    users: int = 3000
-    documents: int = 6000
-    sessions: int = 60000  # before reformulations
-    days: int = 30
-    start: int = 1_735_689_600  # unix seconds, 2025-01-01
-    page: int = 8
-    cover_size: int = 64  # pixels, square
-    bias: float = -2.5
-    relevance: float = 2.2
-    affinity: float = 1.2
-    taste: float = 1.8 / 2**0.5  # for palette and for tone, each
-    quality: float = 0.4
-    refinding: float = 1.0  # of a document that the user has watched before
-    near: float = 0.35  # relevance of the same category, specific query
-    broad: float = 0.7  # relevance of the same category, broad query
-    interest_concentration: float = 0.4
-    favourite_skew: tuple[float, ...] = (0.40, 0.25, 0.15, 0.12, 0.08)
-    popularity_sigma: float = 1.6
-    born_at_start: float = 0.4
-    late_users: float = 0.3
-    reformulate: float = 0.7  # chance of a new query after a page with no watch
-    # drift: none in the shipped platform (see lemur_mini.world.drift)
-    taste_change: float = 0.0  # chance that a user's tastes change once, on some day
-    affinity_walk: float = 0.0  # of topic affinities, standard deviation a day
-    late_topics: float = 0.0  # share of topics that appear on some day after the first
-
-
 BASELINE = ("user", "item", "query", "longer")
 CONTENT = ("content", "long", "short", "similarity")  # need the encoders and the bank
 LEMUR = (*BASELINE, *CONTENT)
@@ -77,7 +45,6 @@ class Config:
     history_short: int = 10
     decoder_layers: int = 1
     decoder_literal: bool = False
-    similarity_sorted: bool = True
     history_gradient: bool = False  # through history items that the batch encodes
     write_every: int = 1  # steps between writes of what the bank already holds
     # ranker (section 6)
@@ -100,17 +67,18 @@ class Config:
     cic_weight: float = 0.0
     stop_gradient: bool = False  # from the ranker into the encoders
     two_stage: int = 0  # passes of SQDC alone; the encoders are frozen after them
-    warm_start: int = 0  # passes of SQDC alone; the encoders learn on after them
     # sampling (section 4)
     forward_share: float = 1.0  # p
     backward_share: float = 1.0  # q
     sampling_from: float = 0.0  # share of the steps before sampling begins
     # training
-    page: int = 8  # S, impressions of one query in a row of the batch
-    pages: int = 64  # rows of a batch
+    page_size: int = 8  # S, impressions of one query in a row of the batch
+    batch_pages: int = 64  # rows of a batch
     learning_rate: float = 1e-3
-    id_rate: float = 12.0  # times learning_rate, of the id embeddings
-    encoder_rate: float = 1.0  # times learning_rate, of the encoders, beside the ranker
+    id_lr_multiplier: float = 12.0  # times learning_rate, of the id embeddings
+    encoder_lr_multiplier: float = (
+        1.0  # times learning_rate, of the encoders, beside the ranker
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     warm_up: float = 0.05  # share of the steps
@@ -144,7 +112,7 @@ class Config:
         """Whether any group needs the encoders and the bank."""
         return bool(set(self.groups) & set(CONTENT))
 
-    def but(self, **changes) -> Config:
+    def replace(self, **changes) -> Config:
         """The same configuration with some fields changed."""
         return dataclasses.replace(self, **changes)
 
@@ -157,7 +125,7 @@ BASELINE_CHANGES = {"groups": BASELINE}
 FEED_CHANGES = {"sqdc_weight": 0.01, "forward_share": 0.1, "backward_share": 0.1}
 
 CLASSROOM = Config()
-GPU = CLASSROOM.but(
+GPU = CLASSROOM.replace(
     scale="gpu",
     width=128,
     hidden=128,
@@ -166,13 +134,13 @@ GPU = CLASSROOM.but(
     history_long=1000,
     history_short=50,
     longer_merge=4,
-    pages=256,
+    batch_pages=256,
     token_width=128,
     precision="bf16",
 )
 # Counted on the meta device, never run. Width, layers, lengths, batch: the paper's.
 # our choice: the other sizes, so that parameters and FLOPs of its five rows come out.
-PAPER = GPU.but(
+PAPER = GPU.replace(
     scale="paper",
     hidden=176,
     heads=8,

@@ -6,18 +6,18 @@ import inspect
 import textwrap
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import torch
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from lemur_mini import pipeline, plots
-from lemur_mini.config import CLASSROOM, WorldConfig
-from lemur_mini.serving import Ranker
+from lemur_mini.config import CLASSROOM
+from lemur_mini.files import DATA
+from lemur_mini.serving.ranker import Ranker
 from lemur_mini.world import Platform
+from lemur_mini.world.config import WorldConfig
 
-DATA = Path(__file__).resolve().parent.parent / "data"
 SHIPPED = DATA / "models"  # of the main command, seed 0, without optimisers
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 COLD = 20  # a document or user with fewer training impressions is cold
-PRIOR = 10  # impressions at the average that every mean starts from
 
 
 def auc(
@@ -104,22 +104,6 @@ def slices(train_item, train_user, item, user, documents: int, users: int) -> di
     }
 
 
-def smoothed_means(train_item, train_user, train_label, item, user) -> np.ndarray:
-    """Chances of a watch without a network: a document's share of watches in training,
-    and how much more its user watched than the documents shown would say, both pulled
-    to the average by PRIOR impressions. What any network over ids should beat. Rows of
-    documents and users, labels: (B,) of training; item, user: (M,). Returns (M,)."""
-
-    def mean(key, value, at, start):
-        size = 1 + max(key.max(initial=0), at.max(initial=0))
-        total = np.bincount(key, value, minlength=size) + PRIOR * start
-        return total / (np.bincount(key, minlength=size) + PRIOR)
-
-    quality = mean(train_item, train_label, item, train_label.mean())
-    lift = mean(train_user, train_label - quality[train_item], user, 0.0)
-    return np.clip(quality[item] + lift[user], 0.0, 1.0)
-
-
 def evaluate(
     label: np.ndarray, score: np.ndarray, qid: np.ndarray, parts: dict[str, np.ndarray]
 ) -> dict:
@@ -141,3 +125,16 @@ def evaluate(
         out[f"{name}_qauc"] = qauc(label[mask], score[mask], qid[mask])
         out[f"{name}_impressions"] = int(mask.sum())
     return out
+
+
+def gap_closed(baseline: float, lemur: float, best: float) -> float:
+    """Share of the way from the baseline to the ceiling that LEMUR goes."""
+    return (lemur - baseline) / (best - baseline)
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
+    """Mean and half width of the 95 % t interval over seeds; None for one value."""
+    if len(values) < 2:
+        return float(np.mean(values)), None
+    t = stats.t.ppf(0.975, len(values) - 1)
+    return float(np.mean(values)), float(t * stats.sem(values))

@@ -7,16 +7,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def ctr(logit: Tensor, label: Tensor, there: Tensor | None = None) -> Tensor:
+def ctr(
+    logit: Tensor,
+    label: Tensor,
+    valid: Tensor | None = None,
+    count: Tensor | None = None,
+) -> Tensor:
     """Mean binary cross-entropy (paper, section 1). logit, label: (B,). A scalar.
 
-    `there`, of the same shape, leaves padding out: by weight, as to pick what is there
-    the host would wait for the device."""
-    if there is None:
+    `valid`, of the same shape, leaves padding out: by weight, as to pick what is valid
+    the host would wait for the device. `count`: what to divide the sum by, where these
+    samples are a part of more."""
+    if valid is None:
         return F.binary_cross_entropy_with_logits(logit, label)
-    weight = there.to(logit.dtype)
+    weight = valid.to(logit.dtype)
     total = F.binary_cross_entropy_with_logits(logit, label, weight, reduction="sum")
-    return total / weight.sum()
+    return total / (weight.sum() if count is None else count)
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -35,22 +41,22 @@ def sqdc(
     temperature: float,
     session_mask: bool = True,
     negatives: str = "all",
-    there: Tensor | None = None,
+    valid: Tensor | None = None,
     own: Tensor | None = None,
 ) -> Tensor:
     """Session-masked query-to-document contrastive loss (paper, section on SQDC), a sum
     over the positives. q, d: (B, D); label: (B,); qid: (B,). Returns a scalar.
 
     `negatives="positives"` takes only samples with label 1 as negatives. Without
-    `session_mask` other samples of the same query are negatives too. `there` (B,) says
-    which samples are no padding; `own` (A,) are the places of those to sum over, one
-    rank's part. Of these, all that are not positive weigh 0: to pick the positives, the
-    host would have to wait for their number."""
+    `session_mask` other samples of the same query are negatives too. `valid` (B,) says
+    which samples are no padding; `own` (A,) are the places of those to sum over, where
+    others sum over the rest. Of these, all that are not positive weigh 0: to pick the
+    positives, the host would have to wait for their number."""
     every = torch.arange(len(d), device=d.device)
     own = every if own is None else own
-    there = torch.ones_like(every, dtype=torch.bool) if there is None else there
-    positive = (label > 0.5) & there
-    keep = (positive if negatives == "positives" else there)[None, :]  # (1, B)
+    valid = torch.ones_like(every, dtype=torch.bool) if valid is None else valid
+    positive = (label > 0.5) & valid
+    keep = (positive if negatives == "positives" else valid)[None, :]  # (1, B)
     if session_mask:
         keep = keep & (qid[own, None] != qid[None, :])  # (A, B)
     keep = keep | (own[:, None] == every)  # the pair itself
@@ -65,5 +71,5 @@ def cic(content: Tensor, identity: Tensor, temperature: float) -> Tensor:
     Returns the mean over documents and both directions."""
     score = cosines(content, identity)
     target = torch.arange(len(score), device=score.device)
-    there = F.cross_entropy(temperature * score, target)
-    return (there + F.cross_entropy(temperature * score.T, target)) / 2
+    forth = F.cross_entropy(temperature * score, target)
+    return (forth + F.cross_entropy(temperature * score.T, target)) / 2

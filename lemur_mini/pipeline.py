@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lemur_mini import checkpoints
-from lemur_mini.config import FEED_CHANGES, Config
-from lemur_mini.data import (
-    Dataset,
-    Features,
-    Pages,
-    load,
-    make_features,
-    make_tokenizer,
-)
-from lemur_mini.data.loading import checksum, only
-from lemur_mini.distributed import ALONE, Ranks
-from lemur_mini.evaluation import auc, evaluate, qauc, slices, smoothed_means
-from lemur_mini.model import Sizes
-from lemur_mini.training import Run, make_model, predict, train
-
-PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
+from lemur_mini import checkpoints, evaluation, training
+from lemur_mini.baselines import smoothed_means
+from lemur_mini.config import CLASSROOM, FEED_CHANGES, Config
+from lemur_mini.data.features import Features, make_features, make_tokenizer
+from lemur_mini.data.loading import Dataset, checksum, load, only
+from lemur_mini.data.pages import Pages
+from lemur_mini.evaluation import auc, qauc, slices
+from lemur_mini.model import Lemur, Sizes
+from lemur_mini.training import Run, choose_device, make_model, predict
 
 
 @dataclass(frozen=True)
@@ -43,9 +33,11 @@ class Prepared:
     checksum: str
 
 
-def prepare(source: str | Path, config: Config, device: torch.device) -> Prepared:
-    """Load, validate and tensorise a data set."""
-    dataset = load(source)
+def prepare(
+    source: Dataset | str | Path, config: Config, device: torch.device
+) -> Prepared:
+    """Load, validate and tensorise a data set, or the one that is loaded."""
+    dataset = source if isinstance(source, Dataset) else load(source)
     tokenizer = make_tokenizer(dataset, config)
     sizes = Sizes(
         users=len(dataset.users),
@@ -59,7 +51,7 @@ def prepare(source: str | Path, config: Config, device: torch.device) -> Prepare
         dataset=dataset,
         tokenizer=tokenizer,
         features=make_features(dataset, config, tokenizer).to(device),
-        pages=Pages(dataset.log, config.page),
+        pages=Pages(dataset.log, config.page_size),
         sizes=sizes,
         checksum=checksum(dataset),
     )
@@ -89,29 +81,30 @@ def with_documents(
 
 def config_for(config: Config, dataset: Dataset) -> Config:
     """The configuration for this kind of data: a feed has settings of its own."""
-    return config.but(**FEED_CHANGES) if dataset.is_feed else config
+    return config.replace(**FEED_CHANGES) if dataset.is_feed else config
 
 
-def device_name(device: torch.device) -> str:
-    """The device with what it is, and the threads on a CPU."""
-    if device.type == "cuda":
-        return f"cuda, {torch.cuda.get_device_name(device)}"
-    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+class OneProcess:
+    """How a training is built, watched, kept and resumed. Several ranks do each of
+    these in their own way (`parallel.RankProcess`)."""
+
+    build: Callable[[Config, Sizes], Lemur] = Lemur
+    shows_progress = True
+
+    def wrap(self, run: Run) -> Run:
+        """The run as `train` takes it."""
+        return run
+
+    def save(self, run: Run, path: Path, data: str) -> None:
+        """Write a checkpoint."""
+        checkpoints.save(run, path, data)
+
+    def resume(self, path: Path, fresh: Run, data: str) -> Run:
+        """Bring a fresh run to where the checkpoint was."""
+        return checkpoints.resume(path, fresh, data)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what results depend on."""
-    return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
-
-
-def provenance(command: str, device: torch.device) -> dict:
-    """Where a result comes from: what was run, when, on what, with which versions."""
-    return {
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-        "device": device_name(device),
-        "versions": versions(),
-    }
+ALONE = OneProcess()
 
 
 def fit(
@@ -122,48 +115,48 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     title: str = "training",
-    ranks: Ranks = ALONE,
+    process: OneProcess = ALONE,
 ) -> Run:
     """Train one model, one pass over all sessions before `until` (unix seconds), then
     give every document that the bank still lacks its vector, as at upload time."""
     pages, features = prepared.pages, prepared.features
-    index = pages.between(None, until)
-    model = make_model(config, prepared.sizes, seed, features.tokens.device, ranks)
-    run = Run(model, features, seed, total=-(-len(index) // config.pages))
+    index, device = pages.between(None, until), features.tokens.device
+    model = make_model(config, prepared.sizes, seed, device, process.build)
+    total = -(-len(index) // config.batch_pages)
+    run = process.wrap(Run(model, features, seed, total))
+    title = title if process.shows_progress else None
     if resume and checkpoint.is_file():
-        run = checkpoints.resume(checkpoint, run, prepared.checksum)
-    if config.two_stage or config.warm_start:
-        run.seconds = max(run.seconds, pretrain(prepared, run, index))
-    save = None
-    if checkpoint is not None:
+        run = process.resume(checkpoint, run, prepared.checksum)
+    if config.two_stage:
+        pretrain(prepared, run, index, process)
 
-        def save(run: Run) -> None:
-            checkpoints.save(run, checkpoint, prepared.checksum)
+    def save(run: Run) -> None:
+        if checkpoint is not None:
+            process.save(run, checkpoint, prepared.checksum)
 
-    train(run, pages, index, save, title)
+    training.train(run, pages, index, save, title)
     if config.has_content:
         model.eval().publish(features)
-    if save:
-        save(run)
+    save(run)
     return run
 
 
-def pretrain(prepared: Prepared, run: Run, index: np.ndarray) -> float:
+def pretrain(
+    prepared: Prepared, run: Run, index: np.ndarray, process: OneProcess = ALONE
+) -> None:
     """The first of two stages, unless `run` goes on from its checkpoint: some passes of
-    the contrastive loss alone. Then encoders are frozen (two-stage) or learn on with an
-    empty bank (warm start). Returns its seconds."""
-    config, model, features = run.config, run.model, prepared.features
-    passes = config.two_stage or config.warm_start
-    first = Run(model, features, run.seed, run.total * passes, True)
+    the contrastive loss alone. Then the encoders are frozen."""
+    model, features, passes = run.model, prepared.features, run.config.two_stage
     if not run.step:
-        train(first, prepared.pages, np.tile(index, passes), None, "stage 1")
-        model.bank.forget()
-    if config.two_stage:
-        model.eval().freeze(features)
-    return first.seconds
+        first = Run(model, features, run.seed, run.total * passes, pretraining=True)
+        title = "stage 1" if process.shows_progress else None
+        every = np.tile(index, passes)
+        training.train(process.wrap(first), prepared.pages, every, None, title)
+        run.seconds = first.seconds
+    model.eval().freeze(features)
 
 
-def score(
+def predict_period(
     prepared: Prepared, run: Run, start: int, end: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the log and watch probabilities of all sessions in [start, end)."""
@@ -185,12 +178,12 @@ def measures(
         prepared.sizes.documents,
         prepared.sizes.users,
     )
-    return evaluate(log.label[rows], chance, log.qid[rows], parts)
+    return evaluation.evaluate(log.label[rows], chance, log.qid[rows], parts)
 
 
-def test(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:
+def evaluate_period(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:
     """Evaluate a trained model on all sessions that begin in [start, end)."""
-    return measures(prepared, *score(prepared, run, start, end), start)
+    return measures(prepared, *predict_period(prepared, run, start, end), start)
 
 
 def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
@@ -206,7 +199,7 @@ def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
     }
 
 
-def means(prepared: Prepared, start: int, end: int | None) -> dict:
+def smoothed_baseline(prepared: Prepared, start: int, end: int | None) -> dict:
     """The measures of smoothed means of documents and users, without any network."""
     log, pages = prepared.dataset.log, prepared.pages
     seen = pages.shown(pages.between(None, start))
@@ -216,14 +209,34 @@ def means(prepared: Prepared, start: int, end: int | None) -> dict:
     return measures(prepared, rows, chance, start)
 
 
-def gap_closed(baseline: float, lemur: float, best: float) -> float:
-    """Share of the way from the baseline to the ceiling that LEMUR goes."""
-    return (lemur - baseline) / (best - baseline)
+@dataclass(frozen=True)
+class Trained:
+    """A model, what it was trained on, and how."""
+
+    prepared: Prepared
+    run: Run
+
+    @property
+    def model(self) -> Lemur:
+        """The model, its bank filled."""
+        return self.run.model
 
 
-def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean and half width of the 95 % t interval over seeds."""
-    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}.get(len(values), 1.96)
-    return float(np.mean(values)), float(
-        t * np.std(values, ddof=1) / len(values) ** 0.5
-    )
+def train(
+    source: Dataset | str | Path,
+    config: Config = CLASSROOM,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Train LEMUR on everything before the test period of a data set. `config` is
+    adapted to the kind of data (see `config_for`)."""
+    prepared = prepare(source, config, choose_device(device))
+    config, until = config_for(config, prepared.dataset), prepared.dataset.test_start
+    return Trained(prepared, fit(prepared, config, seed, until, checkpoint))
+
+
+def evaluate(trained: Trained) -> dict:
+    """Every measure on the test period."""
+    start = trained.prepared.dataset.test_start
+    return evaluate_period(trained.prepared, trained.run, start, None)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lemur_mini.data.features import UNREADABLE
-from lemur_mini.data.report import BINS, TELLS, Health
+from lemur_mini.data.health import BINS, TELLS, Health
 
 # Okabe and Ito's palette, safe for colour-blind readers
 COLOURS = {

@@ -128,27 +128,3 @@ class RankMixer(nn.Module):
         """Mean gate of the inference routers, for the L1 term (0 without experts)."""
         gates = [m.penalty for m in self.modules() if isinstance(m, SparseExperts)]
         return torch.stack(gates).mean() if gates else torch.zeros(())
-
-
-class DlrmMlp(nn.Module):
-    """DLRM-MLP: all features concatenated, a multilayer perceptron, logit."""
-
-    def __init__(self, groups: dict[str, int], config):
-        super().__init__()
-        self.groups = list(groups)
-        sizes = [sum(groups.values()), *config.mlp]
-        layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
-
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
-        joined = torch.cat([features[g] for g in self.groups], dim=-1)
-        return self.layers(joined).squeeze(-1)
-
-    def penalty(self) -> Tensor:
-        """Nothing to penalise."""
-        return torch.zeros(())
-
-
-RANKERS = {"rankmixer": RankMixer, "dlrm": DlrmMlp}

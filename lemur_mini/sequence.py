@@ -100,10 +100,6 @@ class SimilarityModule(nn.Module):
     (paper, section 5). target: (P, S, D); history: (P, L, D); mask: (P, L).
     Returns (P, S, 2 L); padding gives 0 and sorts last."""
 
-    def __init__(self, sort: bool = True):
-        super().__init__()
-        self.sort = sort
-
     @staticmethod
     def cosines(target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         """The cosines alone, (P, S, L)."""
@@ -112,8 +108,6 @@ class SimilarityModule(nn.Module):
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         cosine, padding = self.cosines(target, history, mask), ~mask[:, None]
-        if not self.sort:
-            return cosine
         order = cosine.masked_fill(padding, -2.0).sort(dim=-1, descending=True).values
         return torch.cat([cosine, order.masked_fill(order == -2.0, 0.0)], dim=-1)
 
@@ -128,24 +122,3 @@ def most_similar(
     best = cosine.masked_fill(~mask, -2.0).topk(min(k, history.shape[1]), dim=1).indices
     chosen = history.gather(1, best[..., None].expand(-1, -1, history.shape[2]))
     return chosen, mask.gather(1, best)
-
-
-class Din(nn.Module):
-    """DIN's target attention over ids (arXiv 1706.06978): a small network weighs every
-    history item by the target, and weights are not normalised, so that strength counts.
-
-    target: (P, S, E); history: (P, L, E); mask: (P, L). Returns (P, S, 2 E): the
-    weighted sum of the history, and its product with the target."""
-
-    def __init__(self, width: int, hidden: int = 32):
-        super().__init__()
-        self.target, self.item = nn.Linear(width, hidden), nn.Linear(width, hidden)
-        self.product = nn.Linear(width, hidden, bias=False)
-        self.weight = nn.Linear(hidden, 1)
-
-    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        product = target[:, :, None] * history[:, None]  # (P, S, L, E)
-        hidden = self.target(target)[:, :, None] + self.item(history)[:, None]
-        weight = self.weight(F.gelu(hidden + self.product(product))).squeeze(-1)
-        total = (weight * mask[:, None]) @ history  # (P, S, E)
-        return torch.cat([total, total * target], dim=-1)

@@ -13,13 +13,13 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from lemur_mini.config import Config
-from lemur_mini.data import Batch, Features, Pages
-from lemur_mini.distributed import ALONE, Ranks
-from lemur_mini.model import Lemur, Plan, Sizes
+from lemur_mini.data.features import Features
+from lemur_mini.data.pages import Batch, Pages
+from lemur_mini.model import Lemur, Sizes, StepOptions
 
 LOG_EVERY = 20  # steps
 
@@ -38,12 +38,12 @@ def make_model(
     sizes: Sizes,
     seed: int,
     device: torch.device,
-    ranks: Ranks = ALONE,
+    build: Callable[[Config, Sizes], Lemur] = Lemur,
 ) -> Lemur:
     """A model whose first weights follow from the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Lemur(config, sizes, ranks).to(device)
+        return build(config, sizes).to(device)
 
 
 @dataclass
@@ -61,19 +61,31 @@ class Run:
     log: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
-        rates = {"ids": self.config.id_rate, "encoder": self.config.encoder_rate}
-        if self.pretraining:
-            rates["encoder"] = 1.0
         groups: dict[tuple, dict] = {}
-        for name, parameter in self.model.named_parameters():
-            part = name.split(".")[0].split("_")[-1]  # of document_encoder: encoder
-            decay = self.config.weight_decay * (part == "ids" or parameter.dim() > 1)
-            kind = {"weight_decay": decay, "times": rates.get(part, 1.0)}
+        for parameter in self.model.parameters():
+            kind = self._kind(parameter)
             group = groups.setdefault(tuple(kind.values()), kind | {"params": []})
             group["params"].append(parameter)
         self.optimizer = torch.optim.AdamW(
             list(groups.values()), lr=0.0, betas=self.config.betas, fused=True
         )
+
+    def _kind(self, parameter: nn.Parameter) -> dict:
+        """How a parameter learns: its decay, and its multiple of the learning rate."""
+        config, is_id = self.config, id(parameter) in self._ids
+        times = config.id_lr_multiplier if is_id else 1.0
+        if id(parameter) in self._encoders and not self.pretraining:
+            times = config.encoder_lr_multiplier
+        decay = config.weight_decay * (is_id or parameter.dim() > 1)
+        return {"weight_decay": decay, "times": times}
+
+    @cached_property
+    def _ids(self) -> set[int]:
+        return {id(p) for p in self.model.ids.parameters()}
+
+    @cached_property
+    def _encoders(self) -> set[int]:
+        return {id(p) for part in self.model.encoders for p in part.parameters()}
 
     @property
     def config(self) -> Config:
@@ -85,11 +97,17 @@ class Run:
 
     @cached_property
     def losses(self) -> Callable:
-        """`model.losses`, on several ranks through DDP."""
-        return self.model.ranks.parallel(self.model)
+        """What a step calls: `model.losses`, whatever wraps it."""
+        return self.model.losses
+
+    def average(self, values: Tensor) -> Tensor:
+        """Of losses, for the log."""
+        return values
 
 
-def rate(config: Config, step: int, total: int, floor: float = 0.0) -> float:
+def learning_rate_at(
+    config: Config, step: int, total: int, floor: float = 0.0
+) -> float:
     """Learning rate at a step: linear warm-up, then linear decay, to zero or to a
     share of it that stays."""
     warm = max(1, round(config.warm_up * total))
@@ -97,13 +115,13 @@ def rate(config: Config, step: int, total: int, floor: float = 0.0) -> float:
     return config.learning_rate * min((step + 1) / warm, fall)
 
 
-def plan(run: Run, batch: Batch) -> Plan:
+def step_options(run: Run, batch: Batch) -> StepOptions:
     """What this step samples and how much the contrast weighs. Follows from seed and
     step alone, so that a resumed run does what the uninterrupted one would."""
     config, done = run.config, run.step / run.total
     sampling = done >= config.sampling_from
-    chance = np.random.default_rng((run.seed, run.step)).random(len(batch.unique))
-    return Plan(
+    chance = np.random.default_rng((run.seed, run.step)).random(len(batch.unique_items))
+    return StepOptions(
         step=run.step,
         order=torch.from_numpy(chance).float().to(run.device),
         forward_share=config.forward_share if sampling else 1.0,
@@ -118,23 +136,25 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     config, step = run.config, run.step
     batch = batch.to(run.device)
     watch = config.has_content and step % LOG_EVERY == 0
-    before = run.model.bank.read(batch.unique) if watch else None
-    age = run.model.bank.age(batch.unique, step) if watch else None
+    before = run.model.bank.read(batch.unique_items) if watch else None
+    age = run.model.bank.age(batch.unique_items, step) if watch else None
     for group in run.optimizer.param_groups:
-        group["lr"] = rate(config, step, run.total, run.floor) * group["times"]
+        group["lr"] = (
+            learning_rate_at(config, step, run.total, run.floor) * group["times"]
+        )
     with autocast(config, run.device):
-        losses = run.losses(batch, run.features, plan(run, batch))
+        losses = run.losses(batch, run.features, step_options(run, batch))
     run.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     run.optimizer.step()
     if config.has_content:
-        for norm in run.model.norms.values():
+        for norm in run.model.running_norms.values():
             norm.update()
     run.step += 1
     if step % LOG_EVERY:
         return None
-    ctr, sqdc = run.model.ranks.mean(torch.stack([losses.ctr, losses.sqdc])).tolist()
+    ctr, sqdc = run.average(torch.stack([losses.ctr, losses.sqdc])).tolist()
     record = {"step": step, "ctr": ctr, "sqdc": sqdc}
     return record | (health(run.model, batch, before, age, step) if watch else {})
 
@@ -142,8 +162,8 @@ def train_step(run: Run, batch: Batch) -> dict | None:
 def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) -> dict:
     """How well the bank does: cached against current vectors, coverage, age."""
     old, found = before
-    new, _ = model.bank.read(batch.unique)
-    (written,) = model.bank.fetch(batch.unique, model.bank.written)
+    new, _ = model.bank.read(batch.unique_items)
+    (written,) = model.bank.fetch(batch.unique_items, model.bank.written)
     both = found & (written == step)  # encoded again now
     cosine = F.cosine_similarity(old[both], new[both], dim=-1)
     return {
@@ -161,7 +181,7 @@ def autocast(config: Config, device: torch.device):
     return nullcontext()
 
 
-def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The same batches on the device, each made while the one before is in use."""
     with ThreadPoolExecutor(1) as maker:
         moved = (batch.to(device) for batch in batches)
@@ -176,20 +196,26 @@ def train(
     pages: Pages,
     index: np.ndarray,
     save: Callable[[Run], None] | None = None,
-    title: str = "training",
+    title: str | None = "training",
 ) -> Run:
     """Train on the pages at `index`, in that order, each once; go on where `run` is.
 
-    `save(run)` is called every `checkpoint_every` steps."""
+    `save(run)` is called every `checkpoint_every` steps. title: of the progress bar;
+    None for no bar."""
     config, began = run.config, time.perf_counter() - run.seconds
-    index = index[run.step * config.pages :]
+    index = index[run.step * config.batch_pages :]
     run.model.train()
-    batches = pages.stream(index, config.pages, config.history_long)
-    stream = ahead(batches, run.device)
-    form = {"initial": run.step, "unit": "step", "mininterval": 1}
-    if run.model.ranks.rank:
-        form["disable"] = True
-    bar = tqdm(stream, title, run.total, **form)
+    batches = pages.stream(index, config.batch_pages, config.history_long)
+    stream = prefetch(batches, run.device)
+    bar = tqdm(
+        stream,
+        title,
+        run.total,
+        initial=run.step,
+        unit="step",
+        mininterval=1,
+        disable=title is None,
+    )
     for batch in bar:
         record = train_step(run, batch)
         run.seconds = time.perf_counter() - began
@@ -220,8 +246,8 @@ def predict(
     config, device = model.config, features.tokens.device
     model.eval()
     scores, rows = [np.empty((0, pages.size))], pages.rows[index]
-    batches = pages.stream(index, 4 * config.pages, config.history_long)
-    for batch in ahead(batches, device):
+    batches = pages.stream(index, 4 * config.batch_pages, config.history_long)
+    for batch in prefetch(batches, device):
         with autocast(config, device):
             logit = model(batch, features)
         scores.append(torch.sigmoid(logit.float()).cpu().numpy())

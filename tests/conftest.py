@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from lemur_mini import pipeline
-from lemur_mini.config import Config, WorldConfig
-from lemur_mini.data import Dataset, load
+from lemur_mini.config import Config
+from lemur_mini.data.loading import Dataset, load
+from lemur_mini.world.config import WorldConfig
 from lemur_mini.world.export import export
 
 torch.set_num_threads(1)  # more are slower for tensors this small
 
 WORLD = WorldConfig(
-    users=60, documents=120, sessions=300, days=30, page=8, cover_size=32
+    users=60, documents=120, sessions=300, days=30, page_size=8, cover_size=32
 )
 CONFIG = Config(
     scale="tiny",
@@ -32,8 +33,8 @@ CONFIG = Config(
     mlp=(16, 8),
     longer_merge=2,
     longer_recent=2,
-    page=8,
-    pages=4,
+    page_size=8,
+    batch_pages=4,
 )
 
 

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from lemur_mini.__main__ import main
-from lemur_mini.data import DataError, load, make_features, make_tokenizer
-from lemur_mini.data.loading import checksum
+from lemur_mini.data.features import make_features, make_tokenizer
+from lemur_mini.data.loading import checksum, load
+from lemur_mini.data.schema import DataError
 
 ROOT = Path(__file__).resolve().parent.parent
 ITEMS, LOG = "items.parquet", "impressions.parquet"

@@ -11,9 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lemur_mini import accounting, memory_bank, model, readme, roofline
+from lemur_mini import memory_bank, model
 from lemur_mini.config import SCALES
-from lemur_mini.training import Run, make_model, plan, train_step
+from lemur_mini.cost import accounting, roofline
+from lemur_mini.reproduce import tables
+from lemur_mini.training import Run, make_model, step_options, train_step
 
 CPU = torch.device("cpu")
 NAMES = importlib.import_module("tests.benchmarks.__main__").NAMES
@@ -39,7 +41,9 @@ def started(config, prepared):
     """A run on the tiny platform with a full bank, and its last batch."""
     lemur = make_model(config, prepared.sizes, 0, CPU).train()
     lemur.bank.written.zero_()
-    index = prepared.pages.between(None, prepared.dataset.test_start)[-config.pages :]
+    index = prepared.pages.between(None, prepared.dataset.test_start)[
+        -config.batch_pages :
+    ]
     batch = prepared.pages.batch(index, config.history_long)
     return Run(lemur, prepared.features, 0, total=10_001, step=1), batch
 
@@ -51,7 +55,7 @@ def test_parts_add_up_to_the_step(started):
     roof = {"gflops_per_second": 1.0, "gigabytes_per_second": 1.0}
     lines = roofline.by_part(split, CPU, roof)
     with FlopCounterMode(display=False) as whole:
-        planned = plan(run, batch)
+        planned = step_options(run, batch)
         run.model.losses(batch, run.features, planned).total.backward()
     parts = sum(line["gflops"] for line in lines)
     assert parts == pytest.approx(whole.get_total_flops() / 1e9, rel=0.02)
@@ -76,9 +80,9 @@ def test_a_read_is_one_pass_and_loops_over_no_ids():
     for thing in (
         memory_bank.MemoryBank.read,
         memory_bank.MemoryBank.write,
-        model.Lemur.refresh,
+        model.Lemur.encode_and_write,
         model.Lemur.history,
-        model.Lemur.anchors,
+        model.Lemur.encode_queries,
         model.Lemur.losses,
     ):
         tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(thing)))
@@ -89,14 +93,14 @@ def test_a_read_is_one_pass_and_loops_over_no_ids():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_benchmark_can_run_and_has_goals_that_read(name):
     assert callable(importlib.import_module(f"tests.benchmarks.{name}").main)
-    path = readme.RESULTS / "cost" / f"{name}.json"
+    path = tables.RESULTS / "cost" / f"{name}.json"
     if not path.is_file():
         pytest.skip("no result yet: it needs a GPU, or the peers installed")
     stored = json.loads(path.read_text("utf-8"))
     assert stored["command"].startswith(f"python -m tests.benchmarks.{name}")
     assert {"device", "date", "versions", "facts"} <= set(stored)
     for row in stored["rows"]:
-        assert readme.met(row["measured"], row["goal"]) in ("", "met", "missed")
+        assert tables.met(row["measured"], row["goal"]) in ("", "met", "missed")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,7 @@ def test_every_benchmark_can_run_and_has_goals_that_read(name):
      (100, ">= 100", "met"), (5, "", ""), (None, "<= 20", "")],
 )  # fmt: skip
 def test_verdicts_of_goals(value, goal, verdict):
-    assert readme.met(value, goal) == verdict
+    assert tables.met(value, goal) == verdict
 
 
 WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal")
@@ -150,11 +154,11 @@ def test_a_step_waits_for_lengths_alone(
 ):
     """However many documents or chunks there are. Distinct queries and documents are
     found before the batch is on its device; padding and negatives weigh 0."""
-    used = config.but(pages=pages, forward_share=p, backward_share=q)
+    used = config.replace(batch_pages=pages, forward_share=p, backward_share=q)
     lemur = make_model(used, prepared.sizes, 0, CPU).train()
     lemur.bank.written.zero_()
     batch = prepared.pages.batch(np.arange(pages) + 100, used.history_long)
-    assert (len(batch.unique) > used.encode_chunk) == (pages == 16)
+    assert (len(batch.unique_items) > used.encode_chunk) == (pages == 16)
     with Waits(monkeypatch) as waits:
         train_step(Run(lemur, prepared.features, 0, total=101, step=1), batch)
     assert waits.seen == wanted

@@ -6,7 +6,7 @@ import torch
 
 from lemur_mini import checkpoints, course
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM
-from lemur_mini.serving import Ranker
+from lemur_mini.serving.ranker import Ranker
 from lemur_mini.training import make_model
 
 
@@ -32,7 +32,7 @@ def test_source_is_shown_from_the_module(capsys):
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("lemur", CLASSROOM), ("rankmixer_longer", CLASSROOM.but(**BASELINE_CHANGES))],
+    [("lemur", CLASSROOM), ("rankmixer_longer", CLASSROOM.replace(**BASELINE_CHANGES))],
 )
 def test_shipped_models_are_of_the_present_configuration(name, config):
     facts, _ = checkpoints.read(course.SHIPPED / f"{name}.safetensors")

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from lemur_mini import pipeline
-from lemur_mini.data import Batch, Features, Pages, load, make_features, make_tokenizer
-from lemur_mini.data.loading import Log, checksum
-from lemur_mini.data.pages import PAD
+from lemur_mini.data.features import Features, make_features, make_tokenizer
+from lemur_mini.data.loading import Log, checksum, load
+from lemur_mini.data.pages import PAD, Batch, Pages
 
 FILES = ("items.parquet", "impressions.parquet")
 
@@ -246,8 +246,8 @@ def test_batch_repeats_the_log(log):
     assert batch.item[inside].equal(torch.from_numpy(log.item)[rows[inside]])
     assert batch.label[inside].equal(torch.from_numpy(log.label)[rows[inside]].float())
     assert not batch.label[~inside].any()
-    assert batch.unique.equal(batch.item[inside].unique())
-    assert batch.unique[batch.inverse[inside]].equal(batch.item[inside])
+    assert batch.unique_items.equal(batch.item[inside].unique())
+    assert batch.unique_items[batch.item_index[inside]].equal(batch.item[inside])
 
 
 def test_stream_gives_every_page_once_in_order(log):
@@ -270,7 +270,7 @@ def test_what_models_get_has_no_field_for_the_truth():
         f.name for kind in (Log, Batch, Features) for f in dataclasses.fields(kind)
     }
     known = {"user", "qid", "query", "item", "timestamp", "label"}
-    known |= {"history", "unique", "inverse", "queries", "asked"}
+    known |= {"history", "unique_items", "item_index", "queries", "query_index"}
     known |= {"tokens", "types", "positions", "length", "images", "has_image"}
     assert names == known | {"query_tokens", "query_length"}
 
@@ -402,7 +402,7 @@ def test_tokenizer_is_the_same_every_time(dataset, config):
 
 def test_saved_tokenizer_is_used(folder, dataset, config, tmp_path):
     write(tmp_path, *(pq.read_table(folder / name) for name in FILES))
-    small = make_tokenizer(dataset, config.but(vocabulary=200))
+    small = make_tokenizer(dataset, config.replace(vocabulary=200))
     small.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     found = make_tokenizer(load(tmp_path), config)
     assert found.get_vocab() == small.get_vocab()

@@ -18,11 +18,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lemur_mini import checkpoints, distributed, pipeline, training
+from lemur_mini import checkpoints, pipeline, training
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import BASELINE, Config
-from lemur_mini.distributed import ALONE, RankError, Ranks
 from lemur_mini.memory_bank import NEVER
+from lemur_mini.parallel import ranks
+from lemur_mini.parallel.process import process_of
+from lemur_mini.parallel.ranks import ALONE, RankError, Ranks
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import Run, make_model, train_step
 
@@ -45,9 +47,9 @@ def rank_of(path, rank: int, size: int, port: str, sharded: bool, job, arguments
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": str(rank)}
     os.environ.update(place, RANK=str(rank), WORLD_SIZE=str(size))
     torch.set_num_threads(1)
-    ranks, _ = distributed.join(CPU, sharded)
-    with ranks.together():
-        torch.save(job(ranks, *arguments), path / f"{rank}.pt")
+    mine, _ = ranks.join(CPU, sharded)
+    with mine.together():
+        torch.save(job(mine, *arguments), path / f"{rank}.pt")
 
 
 def together(path, size: int, job, *arguments, sharded: bool = False) -> list:
@@ -93,8 +95,9 @@ def steps(ranks: Ranks, prepared: Prepared, variants: dict, index) -> dict:
     out = {}
     for name, (config, feed) in variants.items():
         sizes = replace(prepared.sizes, feed=feed)
-        model = make_model(config, sizes, 0, CPU, ranks).train()
-        run = Run(model, prepared.features, 0, total=9)
+        process = process_of(ranks)
+        model = make_model(config, sizes, 0, CPU, process.build).train()
+        run = process.wrap(Run(model, prepared.features, 0, total=9))
         out[name] = []
         for pages in index:
             run.losses, losses = caught(run.losses)
@@ -133,21 +136,22 @@ def test_every_thing_belongs_to_one_rank(count):
     assert sorted(found) == things
 
 
-def test_weights_of_ranks_make_the_mean_over_all():
+def test_weighted_parts_of_ranks_make_the_mean_over_all():
     mask = torch.rand(5, 4, generator=torch.Generator().manual_seed(0)) > 0.4
     loss = torch.randn(5, 4)
     total = 0.0
     for rank in range(7):
         ranks = Ranks(rank, 7)
         own = ranks.own(5)
-        total += ranks.weight(mask) * loss[own][mask[own]].mean() / 7
+        part = loss[own][mask[own]].sum() / mask.sum()
+        total += ranks.weight(5) * part / 7
     torch.testing.assert_close(total, loss[mask].mean())
 
 
 def test_alone_nothing_is_done_to_anything():
     x = torch.randn(3, 2)
     assert ALONE.gather(x, 3) is x and x[ALONE.own(3)].data_ptr() == x.data_ptr()
-    assert ALONE.weight(x > 0) == 1.0 and torch.equal(ALONE.mean(x), x)
+    assert ALONE.weight(3) == 1.0 and torch.equal(ALONE.mean(x), x)
 
 
 def test_more_ranks_than_gpus_is_refused(monkeypatch):
@@ -155,9 +159,9 @@ def test_more_ranks_than_gpus_is_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(RankError, match="a GPU for every rank, and here are 1; start"):
-        distributed.join(torch.device("cuda"))
+        ranks.join(torch.device("cuda"))
     with pytest.raises(RankError, match="--device cpu"):
-        distributed.join(torch.device("mps"))
+        ranks.join(torch.device("mps"))
 
 
 # --- N ranks do what one does --------------------------------------------------------
@@ -182,7 +186,7 @@ def stepped(prepared, config, tmp_path_factory):
 
     @cache
     def run(size: int, sharded: bool = False, names: tuple = tuple(VARIANTS)) -> list:
-        variants = {n: (config.but(**VARIANTS[n]), n == "feed") for n in names}
+        variants = {n: (config.replace(**VARIANTS[n]), n == "feed") for n in names}
         arguments = prepared, variants, INDEX
         if size == 1:
             return [steps(ALONE, *arguments)]
@@ -236,7 +240,8 @@ def test_a_sharded_bank_gives_exactly_what_a_whole_one_gives(stepped, size):
 
 def shares(ranks: Ranks, prepared: Prepared, config: Config) -> dict:
     """Which documents a rank encodes in one step, and what a grown bank holds."""
-    model, rows = make_model(config, prepared.sizes, 0, CPU, ranks).train(), []
+    build = process_of(ranks).build
+    model, rows = make_model(config, prepared.sizes, 0, CPU, build).train(), []
     original = model.document_encoder.forward
     model.document_encoder.forward = lambda features, part, longest: (
         rows.append(part) or original(features, part, longest)
@@ -248,9 +253,9 @@ def shares(ranks: Ranks, prepared: Prepared, config: Config) -> dict:
     model.bank.grow(model.sizes.documents + 5)
     grown = replace(model.sizes, documents=model.sizes.documents + 5)
     model.sizes = grown
-    age = model.bank.age(batch.unique, 3), model.bank.coverage(batch.history)
+    age = model.bank.age(batch.unique_items, 3), model.bank.coverage(batch.history)
     return {"rows": torch.cat(rows), "held": held, "before": before} | {
-        "unique": batch.unique,
+        "unique": batch.unique_items,
         "grown": whole_bank(model),
         "age": age,
     }
@@ -304,7 +309,13 @@ def fit(ranks: Ranks, prepared: Prepared, config: Config, path=None, stop=None) 
         patch.setattr(training, "train_step", step)
         until = int(prepared.pages.start[UNTIL])
         run = pipeline.fit(
-            prepared, config, 0, until, path, path is not None, ranks=ranks
+            prepared,
+            config,
+            0,
+            until,
+            path,
+            path is not None,
+            process=process_of(ranks),
         )
         index = np.arange(UNTIL, UNTIL + 6)
         score = training.predict(run.model, prepared.features, prepared.pages, index)[1]
@@ -314,7 +325,7 @@ def fit(ranks: Ranks, prepared: Prepared, config: Config, path=None, stop=None) 
 
 
 def sampled(config: Config) -> Config:
-    return config.but(forward_share=0.6, backward_share=0.4, checkpoint_every=3)
+    return config.replace(forward_share=0.6, backward_share=0.4, checkpoint_every=3)
 
 
 @pytest.mark.slow
@@ -341,8 +352,9 @@ def saved_shards(ranks: Ranks, prepared: Prepared, config: Config, path) -> dict
     """Train and save on some ranks; the same once more, from what was saved."""
     until = int(prepared.pages.start[UNTIL])
     arguments = prepared, config, 0, until, path
-    run = pipeline.fit(*arguments, ranks=ranks)
-    again = pipeline.fit(*arguments, resume=True, ranks=ranks)
+    process = process_of(ranks)
+    run = pipeline.fit(*arguments, process=process)
+    again = pipeline.fit(*arguments, resume=True, process=process)
     return {"first": state(run), "again": state(again)}
 
 
@@ -390,7 +402,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from conftest import CONFIG
 from lemur_mini import __main__, training
-__main__.SCALES["classroom"] = CONFIG.but(checkpoint_every=3)
+__main__.SCALES["classroom"] = CONFIG.replace(checkpoint_every=3)
 original = training.train_step
 def step(run, batch):
     if run.step == 5 and run.config.has_content and os.environ["RANK"] == "1":
@@ -421,7 +433,7 @@ def test_a_killed_rank_ends_the_run_and_its_checkpoint_goes_on(
         said[0],
     )
     assert done.stdout.count("reading ") == 1  # rank 0 alone prints
-    path, config = out / "lemur.safetensors", config.but(checkpoint_every=3)
+    path, config = out / "lemur.safetensors", config.replace(checkpoint_every=3)
     assert checkpoints.read(path)[0]["step"] == 3
     until = prepared.dataset.test_start
     wanted = pipeline.fit(prepared, config, 0, until)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from lemur_mini import drift, stream, training
-from lemur_mini.config import WorldConfig
+from lemur_mini import training
 from lemur_mini.memory_bank import NEVER
+from lemur_mini.simulate import daily_stream, drift
 from lemur_mini.world import BROAD, Platform
+from lemur_mini.world.config import WorldConfig
 from lemur_mini.world.vocabulary import themes
 
 SMALL = WorldConfig(users=300, documents=900, sessions=600)
@@ -82,23 +83,32 @@ def test_late_topics_are_neither_shown_nor_asked_before_their_day():
 def test_policies_choose_what_they_say():
     written, shown = torch.arange(1000), torch.arange(1000).flip(0)
     order = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    assert stream.oldest(written, shown, order).tolist() == list(range(stream.EXTRA))
-    head = stream.popular(written, shown, order)
-    assert len(head) == stream.EXTRA == len(set(head.tolist()))
-    assert shown[head].min() >= 1000 - stream.EXTRA / stream.CHANCE
-    assert set(head.tolist()) != set(range(stream.EXTRA))  # a chance, not the very top
-    assert len(set(stream.at_random(written, shown, order).tolist())) == stream.EXTRA
+    assert daily_stream.oldest(written, shown, order).tolist() == list(
+        range(daily_stream.EXTRA)
+    )
+    head = daily_stream.popular(written, shown, order)
+    assert len(head) == daily_stream.EXTRA == len(set(head.tolist()))
+    assert shown[head].min() >= 1000 - daily_stream.EXTRA / daily_stream.CHANCE
+    assert set(head.tolist()) != set(
+        range(daily_stream.EXTRA)
+    )  # a chance, not the very top
+    assert (
+        len(set(daily_stream.at_random(written, shown, order).tolist()))
+        == daily_stream.EXTRA
+    )
 
 
 def test_refresh_writes_as_many_for_every_policy(prepared, config):
-    for policy in stream.POLICIES:
+    for policy in daily_stream.POLICIES:
         model = training.make_model(config, prepared.sizes, 0, torch.device("cpu"))
         run = training.Run(model, prepared.features, 0, 1)
         model.bank.write(torch.arange(90), torch.zeros(90, config.width), 3)
         model.bank.write(torch.arange(80, 90), torch.zeros(10, config.width), 7)
         shown = torch.arange(len(model.bank.vectors))
-        count = stream.refresh(run, policy, shown, 7)
-        assert count == (8 if policy == "popular" else stream.EXTRA)  # a tenth of 80
+        count = daily_stream.refresh(run, policy, shown, 7)
+        assert count == (
+            8 if policy == "popular" else daily_stream.EXTRA
+        )  # a tenth of 80
         assert int((model.bank.written == 7).sum()) == 10 + count
         assert (model.bank.written[90:] == NEVER).all()
 
@@ -109,15 +119,15 @@ def test_refresh_writes_as_many_for_every_policy(prepared, config):
 @pytest.fixture
 def system(prepared, config):
     """A model trained on the days before 28, and where it stands in the stream."""
-    index = stream.until(prepared, 28)
-    steps = len(index) // config.pages
+    index = daily_stream.until(prepared, 28)
+    steps = len(index) // config.batch_pages
     model = training.make_model(config, prepared.sizes, 0, torch.device("cpu"))
     run = training.Run(model, prepared.features, 0, steps, floor=0.3)
-    return training.train(run, prepared.pages, index[: steps * config.pages])
+    return training.train(run, prepared.pages, index[: steps * config.batch_pages])
 
 
 def test_a_day_is_served_before_it_is_learnt(prepared, system):
-    today = stream.until(prepared, 29)[len(stream.until(prepared, 28)) :]
+    today = daily_stream.until(prepared, 29)[len(daily_stream.until(prepared, 28)) :]
     new = torch.from_numpy(
         np.unique(prepared.dataset.log.item[prepared.pages.rows[today].clip(0)])
     )
@@ -126,17 +136,20 @@ def test_a_day_is_served_before_it_is_learnt(prepared, system):
         system.model, prepared.features, prepared.pages, today
     )
     begun = system.step
-    served = stream.serve(prepared, system, stream.Variant(), range(28, 30))
+    served = daily_stream.serve(prepared, system, daily_stream.Variant(), range(28, 30))
     np.testing.assert_allclose(served.score[0], expected, rtol=1e-5)
     assert len(served.rows) == 2 and system.step == begun + served.steps
-    assert system.step == len(stream.until(prepared, 30)) // system.config.pages
+    assert (
+        system.step
+        == len(daily_stream.until(prepared, 30)) // system.config.batch_pages
+    )
     assert served.encoded > 0 == served.extra
 
 
 def test_what_is_not_updated_stays(prepared, system):
     before = {k: v.clone() for k, v in system.model.named_parameters()}
-    served = stream.serve(
-        prepared, system, stream.Variant(updates=False), range(28, 30)
+    served = daily_stream.serve(
+        prepared, system, daily_stream.Variant(updates=False), range(28, 30)
     )
     assert served.steps == served.encoded == 0
     for name, value in system.model.named_parameters():
@@ -144,9 +157,9 @@ def test_what_is_not_updated_stays(prepared, system):
 
 
 def test_the_rate_keeps_its_floor(config):
-    rates = [training.rate(config, step, 100, 0.3) for step in range(300)]
+    rates = [training.learning_rate_at(config, step, 100, 0.3) for step in range(300)]
     assert min(rates[10:]) == rates[-1] == pytest.approx(0.3 * config.learning_rate)
-    assert training.rate(config, 99, 100) < rates[99]
+    assert training.learning_rate_at(config, 99, 100) < rates[99]
 
 
 def test_age_is_grouped_and_weighted():
@@ -155,7 +168,7 @@ def test_age_is_grouped_and_weighted():
         "stale": np.array([0.5, 0.5, 0.5, 0.7, np.nan]),
         "fresh": np.array([0.5, 0.5, 0.7, 0.9, np.nan]),
     }
-    young, old = stream.by_age([probe], groups=2)
+    young, old = daily_stream.by_age([probe], groups=2)
     assert (young["age"], old["age"]) == (1.5, 3.5)
     assert old["fresh"] - old["stale"] == pytest.approx(0.2)
     facts = {"qauc": {"all": [[0.5, 10], [0.8, 20], [None, 0]]}}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from lemur_mini.data import make_features, make_tokenizer
+from lemur_mini.data.features import make_features, make_tokenizer
 from lemur_mini.encoders import DocumentEncoder, ImageStem, QueryEncoder
 
 ROWS = torch.tensor([3, 0, 7, 11])
@@ -212,7 +212,7 @@ def test_fields_are_told_apart_by_type(prepared, config):
 
 @pytest.mark.parametrize("stem", ["patches", "resnet18"])
 def test_colour_matters(prepared, config, stem):
-    encoder = document_encoder(prepared, config.but(image_stem=stem))
+    encoder = document_encoder(prepared, config.replace(image_stem=stem))
     features = prepared.features
     red, blue = features.images.clone(), features.images.clone()
     red[3] = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None]
@@ -254,7 +254,7 @@ def test_every_parameter_of_both_encoders_is_trained(prepared, config):
 
 
 def test_torchvision_backbone_runs_and_learns(prepared, config):
-    encoder = document_encoder(prepared, config.but(image_stem="resnet18"))
+    encoder = document_encoder(prepared, config.replace(image_stem="resnet18"))
     longest = prepared.features.tokens.shape[1]
     out = encoder.train()(prepared.features, ROWS, longest)
     assert out.shape == (len(ROWS), config.width)
@@ -264,12 +264,12 @@ def test_torchvision_backbone_runs_and_learns(prepared, config):
 
 def test_torchvision_backbone_trains_on_a_single_document(prepared, config):
     """The last chunk of a batch may hold one document."""
-    encoder = document_encoder(prepared, config.but(image_stem="resnet18"))
+    encoder = document_encoder(prepared, config.replace(image_stem="resnet18"))
     assert encode(encoder.train(), prepared.features, ROWS[:1]).isfinite().all()
 
 
 def test_torchvision_backbone_never_sees_missing_images_in_training(prepared, config):
-    encoder = document_encoder(prepared, config.but(image_stem="resnet18")).train()
+    encoder = document_encoder(prepared, config.replace(image_stem="resnet18")).train()
     has_image = prepared.features.has_image.clone()
     has_image[3] = False
     black = dataclasses.replace(prepared.features, has_image=has_image)
@@ -300,7 +300,7 @@ def pretrained(prepared, tmp_path, monkeypatch) -> BertModel:
 def test_pretrained_folder_gives_weights_and_tokenizer(
     prepared, config, pretrained, tmp_path
 ):
-    config = config.but(pretrained=str(tmp_path))
+    config = config.replace(pretrained=str(tmp_path))
     tokenizer = make_tokenizer(prepared.dataset, config)
     assert tokenizer.get_vocab() == prepared.tokenizer.get_vocab()
     words = pretrained.get_input_embeddings().weight
@@ -312,7 +312,7 @@ def test_pretrained_folder_gives_weights_and_tokenizer(
 def test_pretrained_model_encodes_queries_and_documents(
     prepared, config, pretrained, tmp_path
 ):
-    config = config.but(pretrained=str(tmp_path))
+    config = config.replace(pretrained=str(tmp_path))
     features = prepared.features
     tokens, length = features.query_tokens[:4], features.query_length[:4]
     queries = query_encoder(prepared, config)(tokens, length)
@@ -322,7 +322,7 @@ def test_pretrained_model_encodes_queries_and_documents(
 
 
 def test_unknown_pretrained_name_says_what_to_do(prepared, config, pretrained):
-    config = config.but(pretrained="nobody/no-such-model")
+    config = config.replace(pretrained="nobody/no-such-model")
     wanted = "neither a local folder nor reachable on the hub; go online once, or give"
     with pytest.raises(ConnectionError, match=wanted) as error:
         make_tokenizer(prepared.dataset, config)

@@ -12,7 +12,8 @@ import pytest
 from sklearn import metrics
 
 from lemur_mini import pipeline
-from lemur_mini.data import Pages
+from lemur_mini.baselines import smoothed_means
+from lemur_mini.data.pages import Pages
 from lemur_mini.evaluation import (
     COLD,
     auc,
@@ -23,7 +24,6 @@ from lemur_mini.evaluation import (
     qauc,
     query_auc,
     slices,
-    smoothed_means,
 )
 
 
@@ -233,7 +233,7 @@ def test_smoothed_means_are_those_of_a_loop():
 
 def test_means_read_no_label_of_the_days_they_are_scored_on(prepared):
     start, log = prepared.dataset.test_start, prepared.dataset.log
-    found = pipeline.means(prepared, start, None)
+    found = pipeline.smoothed_baseline(prepared, start, None)
     late = prepared.pages.shown(prepared.pages.between(start, None))
     label = log.label.copy()
     label[late] = 1 - label[late]
@@ -242,7 +242,7 @@ def test_means_read_no_label_of_the_days_they_are_scored_on(prepared):
     pages = Pages(other, prepared.pages.size)
     turned = dataclasses.replace(prepared, dataset=data, pages=pages)
     # the same scores against turned labels
-    turned = pipeline.means(turned, start, None)["auc"]
+    turned = pipeline.smoothed_baseline(turned, start, None)["auc"]
     assert turned == pytest.approx(1 - found["auc"])
 
 

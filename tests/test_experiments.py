@@ -11,25 +11,33 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lemur_mini import accounting, claims, curves, experiments, online
-from lemur_mini.claims import CLAIMS, CONTRADICTS, NO_DIFFERENCE, REPRODUCES, Claim
 from lemur_mini.config import BASELINE, CLASSROOM, LEMUR, SCALES, Config
+from lemur_mini.cost import accounting
+from lemur_mini.reproduce import claims, curves, runs
+from lemur_mini.reproduce.claims import (
+    CLAIMS,
+    CONTRADICTS,
+    NO_DIFFERENCE,
+    REPRODUCES,
+    Claim,
+)
+from lemur_mini.simulate import ab_test
 from lemur_mini.world import Platform
 
 
 def test_every_claim_names_variants_that_exist():
     for claim in CLAIMS:
         named = {claim.variant, claim.against, *claim.others}
-        assert named <= set(experiments.VARIANTS), claim.number
+        assert named <= set(runs.VARIANTS), claim.number
     numbers = [claim.number for claim in CLAIMS]
     assert len(set(numbers)) == len(numbers)
 
 
-@pytest.mark.parametrize("variant", experiments.VARIANTS)
+@pytest.mark.parametrize("variant", runs.VARIANTS)
 def test_a_variant_is_a_change_of_known_fields(variant, dataset):
-    config = experiments.config_of(variant, "classroom", dataset)
+    config = runs.config_of(variant, "classroom", dataset)
     known = {field.name for field in dataclasses.fields(Config)}
-    changes = experiments.VARIANTS[variant]
+    changes = runs.VARIANTS[variant]
     assert set(changes) <= known
     for name in known - set(changes) - {"sqdc_weight"}:
         assert getattr(config, name) == getattr(CLASSROOM, name)
@@ -39,7 +47,7 @@ def test_a_variant_is_a_change_of_known_fields(variant, dataset):
 def test_temperature_keeps_the_size_of_the_contrasts_gradient(dataset):
     usual = CLASSROOM.sqdc_weight * CLASSROOM.temperature
     for t in (2, 5, 20, 50):
-        config = experiments.config_of(f"temperature_{t}", "classroom", dataset)
+        config = runs.config_of(f"temperature_{t}", "classroom", dataset)
         assert config.sqdc_weight * config.temperature == pytest.approx(usual)
 
 
@@ -127,11 +135,11 @@ def small(monkeypatch, tmp_path, config, prepared, world):
     """The command on the tiny platform, in this process."""
     platform = Platform(world, 0)
     platform.simulate()
-    monkeypatch.setattr(online, "_platform", lambda seed: platform)
-    few = partial(online.online, count=30)
-    monkeypatch.setattr(experiments, "online", few)
+    monkeypatch.setattr(ab_test, "_platform", lambda seed: platform)
+    few = partial(ab_test.online, count=30)
+    monkeypatch.setattr(runs, "online", few)
     monkeypatch.setitem(SCALES, "classroom", config)
-    monkeypatch.setattr(experiments, "_opened", prepared)
+    monkeypatch.setattr(runs, "_opened", prepared)
     return tmp_path
 
 
@@ -139,53 +147,53 @@ STAMPS = ("date", "seconds")
 
 
 def test_a_run_that_is_done_is_not_done_again(small, monkeypatch):
-    line = experiments._one(small, "classroom", "content", 0)
+    line = runs._one(small, "classroom", "content", 0)
     assert line.endswith("content, seed 0")
-    monkeypatch.setattr(experiments, "measure", lambda *_: pytest.fail("ran again"))
-    assert experiments._one(small, "classroom", "content", 0) == ""
+    monkeypatch.setattr(runs, "measure", lambda *_: pytest.fail("ran again"))
+    assert runs._one(small, "classroom", "content", 0) == ""
 
 
 def test_a_run_of_another_configuration_is_done_again(small):
-    path = experiments.result_path(small, "dlrm", 0)
-    experiments._one(small, "classroom", "dlrm", 0)
+    path = runs.result_path(small, "dlrm", 0)
+    runs._one(small, "classroom", "dlrm", 0)
     facts = json.loads(path.read_text())
     facts["config"]["learning_rate"] = 7.0
     path.write_text(json.dumps(facts))
-    assert experiments._one(small, "classroom", "dlrm", 0)
+    assert runs._one(small, "classroom", "dlrm", 0)
     assert json.loads(path.read_text())["config"]["learning_rate"] != 7.0
 
 
 def test_a_setting_that_came_later_makes_no_run_undone(small):
-    path = experiments.result_path(small, "dlrm", 0)
-    experiments._one(small, "classroom", "dlrm", 0)
+    path = runs.result_path(small, "dlrm", 0)
+    runs._one(small, "classroom", "dlrm", 0)
     facts = json.loads(path.read_text())
     del facts["config"]["least_tokens"]  # its usual value changes nothing
     path.write_text(json.dumps(facts))
-    assert experiments._one(small, "classroom", "dlrm", 0) == ""
+    assert runs._one(small, "classroom", "dlrm", 0) == ""
 
 
 @pytest.mark.parametrize("variant", ["dlrm", "lemur", "two_stage"])
 def test_a_killed_run_leaves_nothing_and_comes_out_the_same(
     small, monkeypatch, variant
 ):
-    path = experiments.result_path(small, variant, 1)
-    experiments._one(small, "classroom", variant, 1)
+    path = runs.result_path(small, variant, 1)
+    runs._one(small, "classroom", variant, 1)
     first = json.loads(path.read_text())
     path.unlink()
     with monkeypatch.context() as patch:
-        from lemur_mini import pipeline
+        from lemur_mini import training
 
-        real = pipeline.train
+        real = training.train
 
         def killed(run, pages, index, *rest):
             real(run, pages, index[: len(index) // 2], *rest)
             raise KeyboardInterrupt
 
-        patch.setattr(pipeline, "train", killed)
+        patch.setattr(training, "train", killed)
         with pytest.raises(KeyboardInterrupt):
-            experiments._one(small, "classroom", variant, 1)
+            runs._one(small, "classroom", variant, 1)
     assert list(small.rglob("*.json")) == []
-    experiments._one(small, "classroom", variant, 1)
+    runs._one(small, "classroom", variant, 1)
     again = json.loads(path.read_text())
     assert {k: v for k, v in first.items() if k not in STAMPS} == {
         k: v for k, v in again.items() if k not in STAMPS
@@ -200,7 +208,7 @@ def test_the_command_survives_kills_at_any_moment(folder, tmp_path):
     def command(name: str) -> subprocess.Popen:
         words = ["run", "--data", str(folder), "--results", str(tmp_path / name)]
         words += ["--variants", "dlrm", "rankmixer", "din", "--seeds", "0", "1"]
-        words = [sys.executable, "-m", "lemur_mini.experiments", *words]
+        words = [sys.executable, "-m", "lemur_mini.reproduce", *words]
         return subprocess.Popen(words, stderr=subprocess.DEVNULL)
 
     def results(name: str) -> dict[str, dict]:
@@ -226,8 +234,8 @@ def test_the_command_survives_kills_at_any_moment(folder, tmp_path):
 
 
 def test_a_result_says_where_it_came_from(small):
-    experiments._one(small, "classroom", "lemur", 0)
-    path = experiments.result_path(small, "lemur", 0)
+    runs._one(small, "classroom", "lemur", 0)
+    path = runs.result_path(small, "lemur", 0)
     facts = json.loads(path.read_text())
     for key in ("config", "seed", "versions", "device", "command", "date", "data"):
         assert facts[key] or key == "seed"
@@ -240,9 +248,9 @@ def test_a_result_says_where_it_came_from(small):
 
 def test_flops_of_a_dlrm_are_those_of_its_layers(prepared, config):
     changes = {"groups": ("user", "item", "query"), "ranker": "dlrm"}
-    counted = accounting.step_flops(prepared, config.but(**changes))["total"]
+    counted = accounting.step_flops(prepared, config.replace(**changes))["total"]
     sizes = [3 * config.id_width, *config.mlp, 1]
-    rows = config.pages * config.page
+    rows = config.batch_pages * config.page_size
     forward = sum(2 * rows * a * b for a, b in zip(sizes, sizes[1:], strict=False))
     # backward: a product for the weights and one for the inputs of every layer
     assert counted == pytest.approx(3 * forward, rel=0.01)
@@ -250,7 +258,7 @@ def test_flops_of_a_dlrm_are_those_of_its_layers(prepared, config):
 
 def test_sampling_saves_what_it_promises(prepared, config):
     def document(p: float, q: float) -> int:
-        sampled = config.but(forward_share=p, backward_share=q)
+        sampled = config.replace(forward_share=p, backward_share=q)
         return accounting.step_flops(prepared, sampled)["document_encoder"]
 
     full, no_backward = document(1.0, 1.0), document(1.0, 0.0)
@@ -259,8 +267,8 @@ def test_sampling_saves_what_it_promises(prepared, config):
 
 
 def test_the_baseline_has_no_encoder_to_pay_for(prepared, config):
-    baseline = accounting.step_flops(prepared, config.but(groups=BASELINE))
-    lemur = accounting.step_flops(prepared, config.but(groups=LEMUR))
+    baseline = accounting.step_flops(prepared, config.replace(groups=BASELINE))
+    lemur = accounting.step_flops(prepared, config.replace(groups=LEMUR))
     assert baseline["document_encoder"] == 0
     assert lemur["document_encoder"] > 0.3 * lemur["total"]
 
@@ -276,8 +284,10 @@ def test_the_paper_scale_costs_what_the_paper_says():
 
 def test_counts_on_shapes_are_counts_of_the_real_step(prepared, config):
     """The baseline's step on real numbers costs what its shapes say."""
-    baseline = config.but(groups=BASELINE)
+    baseline = config.replace(groups=BASELINE)
     real = accounting.step_flops(prepared, baseline)["total"]
-    shapes = accounting.count(baseline.but(groups=LEMUR))["gflops"]["baseline"] * 1e9
+    shapes = (
+        accounting.count(baseline.replace(groups=LEMUR))["gflops"]["baseline"] * 1e9
+    )
     # each page full, as here; the shapes' history is as long as the configuration's
     assert real == pytest.approx(shapes, rel=0.02)

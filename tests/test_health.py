@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lemur_mini import plots
-from lemur_mini.data import DataError, add_negatives, health
-from lemur_mini.data.report import TELLS
+from lemur_mini.data.health import TELLS, health
+from lemur_mini.data.importers.negatives import add_negatives
+from lemur_mini.data.schema import DataError
 from lemur_mini.evaluation import auc
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,7 +13,7 @@ CONFIG = Config(longer_merge=K, longer_recent=3, history_long=L, history_short=L
 
 def built(**changes) -> Longer:
     torch.manual_seed(0)
-    return Longer(E, D, 2, CONFIG.but(**changes)).eval()
+    return Longer(E, D, 2, CONFIG.replace(**changes)).eval()
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:

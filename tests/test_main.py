@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lemur_mini import checkpoints, pipeline, readme
+from lemur_mini import checkpoints, pipeline
 from lemur_mini.__main__ import main
 from lemur_mini.config import CLASSROOM
+from lemur_mini.reproduce import tables
 from lemur_mini.training import predict
 
 MODELS = ("rankmixer_longer", "lemur")
@@ -100,15 +101,15 @@ def test_help_names_every_option(capsys):
 @pytest.mark.parametrize(
     ("page", "name", "text"),
     [
-        ("README.md", "results", readme.results),
-        ("data/README.md", "counts", readme.counts),
-        ("README.md", "claims", readme.claim_table),
-        ("README.md", "claims-films", lambda: readme.claim_table("films")),
-        ("README.md", "cost", readme.cost_table),
-        ("README.md", "notebooks", readme.notebooks),
+        ("README.md", "results", tables.results),
+        ("data/README.md", "counts", tables.counts),
+        ("README.md", "claims", tables.claim_table),
+        ("README.md", "claims-films", lambda: tables.claim_table("films")),
+        ("README.md", "cost", tables.cost_table),
+        ("README.md", "notebooks", tables.notebooks),
     ],
 )
 def test_generated_parts_are_up_to_date(page, name, text):
-    old = (readme.ROOT / page).read_text("utf-8")
+    old = (tables.ROOT / page).read_text("utf-8")
     assert f"<!-- {name} -->" in old
-    assert readme.replaced(old, name, text()) == old
+    assert tables.replaced(old, name, text()) == old

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from lemur_mini import losses
 from lemur_mini.config import BASELINE, LEMUR, Config
-from lemur_mini.data import Batch
-from lemur_mini.data.pages import make_batch
+from lemur_mini.data.pages import Batch, make_batch
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder
 from lemur_mini.memory_bank import MemoryBank
-from lemur_mini.model import Lemur, Losses, Plan, take
+from lemur_mini.model import Lemur, Losses, StepOptions, gather_rows
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import make_model
 
@@ -28,7 +27,7 @@ LATE = range(150, 156)  # pages whose users have histories, full and empty
 
 def build(prepared: Prepared, config: Config, feed: bool = False, **changes) -> Lemur:
     sizes = dataclasses.replace(prepared.sizes, feed=feed)
-    return make_model(config.but(**changes), sizes, 0, torch.device("cpu"))
+    return make_model(config.replace(**changes), sizes, 0, torch.device("cpu"))
 
 
 def batch_of(prepared: Prepared, config: Config, index=LATE) -> Batch:
@@ -46,8 +45,10 @@ def train_losses(
     step=1,
 ) -> Losses:
     generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(len(batch.unique), generator=generator)
-    plan = Plan(step, order, forward_share=p, backward_share=q, sqdc_weight=weight)
+    order = torch.rand(len(batch.unique_items), generator=generator)
+    plan = StepOptions(
+        step, order, forward_share=p, backward_share=q, sqdc_weight=weight
+    )
     return model.train().losses(batch, prepared.features, plan)
 
 
@@ -82,7 +83,7 @@ def watch_encoder(model: Lemur) -> tuple[list[int], list[int]]:
 
 def picture(model, batch, prepared, forward, backward, weight) -> Tensor:
     """The design's picture step by step: encode, write, read, rank, two losses."""
-    rows, mask, features = batch.unique, batch.mask, prepared.features
+    rows, mask, features = batch.unique_items, batch.mask, prepared.features
     fresh = model.encode(features, rows)
     fresh = torch.where(torch.isin(rows, backward)[:, None], fresh, fresh.detach())
     known, _ = model.bank.read(rows)
@@ -138,7 +139,9 @@ def test_a_training_step_is_the_picture(prepared, config, ranker):
     model, batch = build(prepared, config, ranker=ranker), batch_of(prepared, config)
     fill(model, prepared)
     by_hand = copy.deepcopy(model)
-    wanted = picture(by_hand, batch, prepared, batch.unique, batch.unique, 0.1)
+    wanted = picture(
+        by_hand, batch, prepared, batch.unique_items, batch.unique_items, 0.1
+    )
     got = train_losses(model, batch, prepared, weight=0.1)
     torch.testing.assert_close(got.total, wanted)
     torch.testing.assert_close(got.total, got.ctr + 0.1 * got.sqdc)
@@ -155,15 +158,17 @@ def test_histories_hold_the_fresh_vectors_of_the_same_step(prepared, config):
     model, batch = build(prepared, config), batch_of(prepared, config)
     fill(model, prepared)
     stale = model.bank.vectors.clone()
-    batch.history[0, :2] = batch.unique[:2]
+    batch.history[0, :2] = batch.unique_items[:2]
     seen = []
-    model.long.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    model.decoders["long"].register_forward_pre_hook(
+        lambda _, given: seen.append(given[1])
+    )
     train_losses(model, batch, prepared)
-    fresh = model.encode(prepared.features, batch.unique).detach()
+    fresh = model.encode(prepared.features, batch.unique_items).detach()
     inside = 0
     for page, place in (batch.history >= 0).nonzero().tolist():
         row = batch.history[page, place]
-        new = fresh[batch.unique == row]
+        new = fresh[batch.unique_items == row]
         inside += len(new)
         wanted = new[0] if len(new) else stale[row]
         torch.testing.assert_close(seen[0][page, place], wanted)
@@ -175,7 +180,7 @@ def test_each_distinct_document_is_encoded_once(prepared, config):
     batch = batch_of(prepared, config, [*LATE, *LATE])  # everything twice
     graded, plain = watch_encoder(model)
     train_losses(model, batch, prepared)
-    assert sorted(graded) == batch.unique.tolist() and plain == []
+    assert sorted(graded) == batch.unique_items.tolist() and plain == []
 
 
 def test_each_distinct_query_is_encoded_once(prepared, config):
@@ -207,7 +212,7 @@ def test_shares_of_documents_go_forward_and_backward(prepared, config, p, q):
     by_hand = copy.deepcopy(model)
     graded, plain = watch_encoder(model)
     got = train_losses(model, batch, prepared, p, q, weight=0.1)
-    count = len(batch.unique)
+    count = len(batch.unique_items)
     assert len(graded) == math.ceil(q * count)
     assert len(graded) + len(plain) == math.ceil(p * count)
     written = (model.bank.written == 1).nonzero()[:, 0].tolist()
@@ -226,12 +231,12 @@ def test_shares_of_documents_go_forward_and_backward(prepared, config, p, q):
 
 def test_unseen_documents_always_go_forward(prepared, config):
     model, batch = build(prepared, config), batch_of(prepared, config)
-    unseen = batch.unique[::2]
-    publish(model, prepared, batch.unique[1::2])
+    unseen = batch.unique_items[::2]
+    publish(model, prepared, batch.unique_items[1::2])
     graded, plain = watch_encoder(model)
     train_losses(model, batch, prepared, p=0.1, q=0.1)
     assert sorted(graded + plain) == unseen.tolist()
-    assert len(graded) == math.ceil(0.1 * len(batch.unique))
+    assert len(graded) == math.ceil(0.1 * len(batch.unique_items))
 
 
 def test_the_plan_decides_which_documents_are_drawn(prepared, config):
@@ -311,10 +316,10 @@ def test_serving_encodes_no_document_and_ranks_what_the_bank_holds(prepared, con
     assert graded == plain == []
     assert torch.equal(model.bank.written, written)
     with torch.no_grad():
-        query, _ = model.anchors(batch, prepared.features)
+        query, _ = model.encode_queries(batch, prepared.features)
         target = model.bank.read(batch.item)[0]
         assert torch.equal(got, model.rank(batch, query, target))
-        fresh = model.encode(prepared.features, batch.unique)[batch.inverse]
+        fresh = model.encode(prepared.features, batch.unique_items)[batch.item_index]
         wanted = model.rank(batch, query, fresh)
     torch.testing.assert_close(got[batch.mask], wanted[batch.mask])
 
@@ -369,7 +374,7 @@ def test_empty_slots_of_a_page_change_nothing(prepared, config, ranker):
         batch,
         item=torch.nn.functional.pad(batch.item, (0, 3), value=-1),
         label=torch.nn.functional.pad(batch.label, (0, 3), value=1.0),
-        inverse=torch.nn.functional.pad(batch.inverse, (0, 3), value=2),
+        item_index=torch.nn.functional.pad(batch.item_index, (0, 3), value=2),
     )
     got = serve(model, wider, prepared)[wider.mask]
     torch.testing.assert_close(got, serve(model, batch, prepared)[batch.mask])
@@ -471,7 +476,7 @@ def test_in_a_feed_the_last_watched_item_is_the_anchor(prepared, config):
     publish(model, prepared)
     assert not any(isinstance(m, QueryEncoder) for m in model.modules())
     batch.history[1] = -1
-    vectors, there = model.anchors(batch, prepared.features)
+    vectors, there = model.encode_queries(batch, prepared.features)
     for page, row in enumerate(batch.history[:, 0].tolist()):
         assert there[page] == (row >= 0)
         wanted = model.bank.vectors[row] * (row >= 0)
@@ -507,10 +512,12 @@ def test_in_a_feed_the_contrast_trains_the_document_encoder(prepared, config):
 def test_cic_adds_its_share_of_the_loss(prepared, config):
     model, batch = build(prepared, config, cic_weight=0.5), batch_of(prepared, config)
     total = train_losses(model, batch, prepared).total
-    model.config = model.config.but(cic_weight=0.0)
+    model.config = model.config.replace(cic_weight=0.0)
     rest = train_losses(model, batch, prepared).total
-    content = model.to_identity(model.encode(prepared.features, batch.unique))
-    identity = torch.stack([model.ids["item"].weight[row + 1] for row in batch.unique])
+    content = model.to_identity(model.encode(prepared.features, batch.unique_items))
+    identity = torch.stack(
+        [model.ids["item"].weight[row + 1] for row in batch.unique_items]
+    )
     share = 0.5 * losses.cic(content, identity, config.temperature)
     torch.testing.assert_close(total - rest, share)
     share.backward()
@@ -522,7 +529,7 @@ def test_experts_add_their_penalty_to_the_loss(prepared, config):
     batch = batch_of(prepared, config)
     total = train_losses(model, batch, prepared).total
     penalty = model.ranker.penalty()
-    model.config = model.config.but(expert_l1=0.0)
+    model.config = model.config.replace(expert_l1=0.0)
     rest = train_losses(model, batch, prepared).total
     assert penalty > 0
     torch.testing.assert_close(total - rest, 0.5 * penalty)
@@ -547,13 +554,15 @@ def test_histories_carry_gradient_where_asked(prepared, config):
         model = build(prepared, config, history_gradient=on)
         fill(model, prepared)
         batch = batch_of(prepared, config)
-        batch.history[:, 0] = batch.unique[0]
-        fresh = torch.randn(len(batch.unique), config.width, requires_grad=True)
+        batch.history[:, 0] = batch.unique_items[0]
+        fresh = torch.randn(len(batch.unique_items), config.width, requires_grad=True)
         vectors, found = model.history(batch, fresh if on else None)
         assert torch.equal(found, model.bank.read(batch.history)[1])
         if on:
             vectors.sum().backward()
-            times = torch.stack([(batch.history == row).sum() for row in batch.unique])
+            times = torch.stack(
+                [(batch.history == row).sum() for row in batch.unique_items]
+            )
             wanted = times[:, None].expand_as(fresh).float()
             torch.testing.assert_close(fresh.grad, wanted)
             torch.testing.assert_close(vectors[0, 0], fresh[0])
@@ -563,7 +572,7 @@ def test_histories_carry_gradient_where_asked(prepared, config):
 
 def test_writing_less_often_leaves_known_vectors_alone(prepared, config):
     model, batch = build(prepared, config, write_every=3), batch_of(prepared, config)
-    known, unknown = batch.unique[1:], batch.unique[:1]
+    known, unknown = batch.unique_items[1:], batch.unique_items[:1]
     model.bank.write(known, torch.ones(len(known), config.width), 0)
     before = model.bank.vectors.clone()
     train_losses(model, batch, prepared, step=4)
@@ -605,13 +614,13 @@ def test_similarities_are_those_of_the_sequences_there_are(prepared, config, gon
 
 def test_similarity_needs_a_sequence(config):
     with pytest.raises(ValueError, match="add long or short"):
-        config.but(groups=("user", "similarity"))
+        config.replace(groups=("user", "similarity"))
 
 
 def test_rankers_of_ids_alone_build_no_encoder_and_no_bank(config, prepared):
     for groups in (("user", "item", "query"), BASELINE, ("user", "item", "din")):
         model = make_model(
-            config.but(groups=groups), prepared.sizes, 0, torch.device("cpu")
+            config.replace(groups=groups), prepared.sizes, 0, torch.device("cpu")
         )
         names = {name for name, _ in model.named_children()}
         assert not names & {"document_encoder", "query_encoder", "bank"}, groups
@@ -626,9 +635,9 @@ def test_gradients_of_repeated_rows_do_not_depend_on_threads():
         for count in (1, 2, 2, 4):
             torch.set_num_threads(count)
             vectors = torch.ones(40, 64, requires_grad=True)
-            (take(vectors, rows) * weight).sum().backward()
+            (gather_rows(vectors, rows) * weight).sum().backward()
             found.append(vectors.grad)
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(take(vectors, rows), vectors[rows])
+    assert torch.equal(gather_rows(vectors, rows), vectors[rows])
     assert all(torch.equal(found[0], other) for other in found)

@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
-from lemur_mini.claims import CLAIMS, CONTROL, change_rates, compare
-from lemur_mini.config import LEMUR, WorldConfig
-from lemur_mini.online import CANDIDATES, Arm, candidates, query_change, visits
+from lemur_mini.config import LEMUR
+from lemur_mini.reproduce.claims import CLAIMS, CONTROL, change_rates, compare
+from lemur_mini.simulate.ab_test import (
+    CANDIDATES,
+    Arm,
+    candidates,
+    query_change,
+    visits,
+)
 from lemur_mini.training import make_model
 from lemur_mini.world import BROAD, Platform, Query
+from lemur_mini.world.config import WorldConfig
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def shared(platform, dataset):
 
 @pytest.fixture
 def arm(platform, prepared, config) -> Arm:
-    model = make_model(config.but(groups=LEMUR), prepared.sizes, 0, "cpu")
+    model = make_model(config.replace(groups=LEMUR), prepared.sizes, 0, "cpu")
     return Arm(platform, prepared, model, seed=0)
 
 
@@ -83,7 +90,7 @@ def test_only_pages_without_a_watch_are_reformulated(arm, shared):
 
 
 def test_the_same_seed_serves_the_same(platform, prepared, config, shared):
-    model = make_model(config.but(groups=("user",)), prepared.sizes, 0, "cpu")
+    model = make_model(config.replace(groups=("user",)), prepared.sizes, 0, "cpu")
     first, again, other = (
         query_change(list(Arm(platform, prepared, model, s).serve(shared)))
         for s in (0, 0, 1)

@@ -19,11 +19,18 @@ from PIL import Image
 
 from lemur_mini import pipeline
 from lemur_mini.config import BASELINE, Config
-from lemur_mini.data import DataError, Pages, load, make_features, make_tokenizer
-from lemur_mini.data.features import UNREADABLE, decode, encode_queries
-from lemur_mini.data.pages import PAD, make_batch
+from lemur_mini.data.features import (
+    UNREADABLE,
+    decode,
+    encode_queries,
+    make_features,
+    make_tokenizer,
+)
+from lemur_mini.data.loading import load
+from lemur_mini.data.pages import PAD, Pages, make_batch
+from lemur_mini.data.schema import DataError
 from lemur_mini.pipeline import Prepared
-from lemur_mini.training import Run, make_model, plan, predict, train_step
+from lemur_mini.training import Run, make_model, predict, step_options, train_step
 
 CPU = torch.device("cpu")
 ITEMS, LOG = "items.parquet", "impressions.parquet"
@@ -184,7 +191,7 @@ def check_refused_or_loaded(folder: Path, config: Config, tables: dict) -> None:
         return
     if set(tables[ITEMS]) != set(GOOD_ITEMS) or tables[ITEMS]["title"] != "abcdef":
         make_features(dataset, config, make_tokenizer(dataset, config))
-    rows = Pages(dataset.log, config.page).rows
+    rows = Pages(dataset.log, config.page_size).rows
     assert sorted(rows[rows != PAD]) == [*range(ROWS)]
 
 
@@ -276,11 +283,13 @@ def test_a_training_step_is_finite_and_predictions_belong_to_their_rows(
 ):
     prepared = opened(new_folder(), config, tables)
     pages, features = prepared.pages, prepared.features
-    model = make_model(config.but(**changes), prepared.sizes, 0, CPU)
+    model = make_model(config.replace(**changes), prepared.sizes, 0, CPU)
     run, index = Run(model, features, 0, 10), np.arange(len(pages))
     for _ in range(2):  # the second one reads what the first one wrote
         losses = model.losses(
-            batch := pages.batch(index, config.history_long), features, plan(run, batch)
+            batch := pages.batch(index, config.history_long),
+            features,
+            step_options(run, batch),
         )
         assert losses.total.isfinite()
         train_step(run, batch)
@@ -337,7 +346,7 @@ def test_more_padding_changes_no_logit_and_no_loss(prepared, config, data, more)
         batch,
         item=pad(batch.item, PAD),
         label=pad(batch.label, 1.0),
-        inverse=pad(batch.inverse, 0),
+        item_index=pad(batch.item_index, 0),
     )
     wide_features = dataclasses.replace(
         features,
@@ -349,7 +358,7 @@ def test_more_padding_changes_no_logit_and_no_loss(prepared, config, data, more)
     usual = model(batch, features)
     for logit in (model(wide_batch, features), model(wide_batch, wide_features)):
         torch.testing.assert_close(logit[wide_batch.mask], usual[batch.mask])
-    order = plan(Run(model, features, 0, 10), batch)
+    order = step_options(Run(model, features, 0, 10), batch)
     a = model.losses(batch, features, order)
     b = model.losses(wide_batch, wide_features, order)
     torch.testing.assert_close(vars(a), vars(b))

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lemur_mini.baselines import DlrmMlp
 from lemur_mini.config import Config
+from lemur_mini.model import RANKERS
 from lemur_mini.ranker import (
-    RANKERS,
-    DlrmMlp,
     FeatureTokens,
     PerTokenFeedForward,
     PerTokenLinear,
@@ -122,7 +122,7 @@ def test_parameters_are_close_to_the_papers_count():
     """# ~ 2 k L T D^2"""
     layers, width, expansion, count = 3, 64, 2, 8
     groups = {f"g{i}": 4 for i in range(count)}
-    config = CONFIG.but(
+    config = CONFIG.replace(
         ranker_layers=layers, token_width=width, ranker_expansion=expansion
     )
     found = sum(p.numel() for p in RankMixer(groups, config).blocks.parameters())
@@ -182,7 +182,7 @@ def test_both_routers_learn_from_the_task():
 
 
 def test_the_l1_penalty_reaches_the_inference_router_alone():
-    model = built(RankMixer(GROUPS, CONFIG.but(experts=E))).train()
+    model = built(RankMixer(GROUPS, CONFIG.replace(experts=E))).train()
     model(features())
     model.penalty().backward()
     last = model.blocks[-1].feed_forward  # what lies before it also feeds its router
@@ -192,7 +192,7 @@ def test_the_l1_penalty_reaches_the_inference_router_alone():
 
 
 def test_the_penalty_is_the_mean_open_gate_of_all_blocks():
-    model = built(RankMixer(GROUPS, CONFIG.but(experts=E))).train()
+    model = built(RankMixer(GROUPS, CONFIG.replace(experts=E))).train()
     x, gates = model.tokens(features()), []
     for block in model.blocks:
         s = block.norms[0](mix(x) + x)

@@ -22,19 +22,21 @@ import torch
 from PIL import Image, ImageFile
 from safetensors.torch import save_file
 
-from lemur_mini import checkpoints, claims, experiments, pipeline, plots
+from lemur_mini import checkpoints, files, pipeline, plots
 from lemur_mini.__main__ import main
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import SCALES
-from lemur_mini.data import DataError, load, make_features, make_tokenizer
-from lemur_mini.data.features import UNREADABLE, decode
+from lemur_mini.data.features import UNREADABLE, decode, make_features, make_tokenizer
+from lemur_mini.data.loading import load
+from lemur_mini.data.schema import DataError
+from lemur_mini.reproduce import claims, runs
 from lemur_mini.training import Run, make_model
 from tests.conftest import CONFIG
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "0badcafe"
-FREQUENT = CONFIG.but(checkpoint_every=1, forward_share=0.5, backward_share=0.25)
+FREQUENT = CONFIG.replace(checkpoint_every=1, forward_share=0.5, backward_share=0.25)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and its limits")
 
 
@@ -183,15 +185,15 @@ def test_the_command_on_a_full_disk_says_one_line(
     folder, tmp_path, monkeypatch, capfd, writes
 ):
     """Full at the n-th file; what was whole before is kept and whole."""
-    monkeypatch.setitem(SCALES, "classroom", CONFIG.but(checkpoint_every=20))
-    real, count = checkpoints.os.fsync, iter(range(1000))
+    monkeypatch.setitem(SCALES, "classroom", CONFIG.replace(checkpoint_every=20))
+    real, count = files.os.fsync, iter(range(1000))
 
     def fsync(handle: int) -> None:
         if next(count) >= writes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    monkeypatch.setattr(checkpoints.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     out = tmp_path / "out"
     command = ["--data", str(folder), "--out", str(out), "--device", "cpu"]
     assert main(command) == 2
@@ -209,7 +211,7 @@ def test_a_folder_that_cannot_be_made_says_so(run, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_one_line(folder, tmp_path, monkeypatch, capfd):
-    monkeypatch.setitem(SCALES, "classroom", CONFIG.but(learning_rate=1e30))
+    monkeypatch.setitem(SCALES, "classroom", CONFIG.replace(learning_rate=1e30))
     command = ["--data", str(folder), "--out", str(tmp_path / "o"), "--device", "cpu"]
     assert main(command) == 2
     (line,) = said(capfd)
@@ -320,9 +322,9 @@ def test_an_export_serves_and_resumes_nothing(prepared, tmp_path):
 
 @pytest.mark.parametrize("text", ["", '{"config": {"se', "[]", "{}", "null"])
 def test_a_half_written_result_is_run_again_and_named(tmp_path, text):
-    path = experiments.result_path(tmp_path, "lemur", 0)
+    path = runs.result_path(tmp_path, "lemur", 0)
     path.write_text(text)
-    assert not experiments.is_done(path, CONFIG, DATA)
+    assert not runs.is_done(path, CONFIG, DATA)
     with pytest.raises(DataError) as error:
         claims.load(tmp_path)
     assert str(error.value).startswith(f"{path}: not a whole result (")

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from lemur_mini import pipeline, search
+from lemur_mini import pipeline
 from lemur_mini.config import CLASSROOM
+from lemur_mini.reproduce import search
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def seen(monkeypatch, prepared):
 
     monkeypatch.setattr(pipeline, "prepare", lambda *_: prepared)
     monkeypatch.setattr(pipeline, "fit", fit)
-    monkeypatch.setattr(pipeline, "test", test)
+    monkeypatch.setattr(pipeline, "evaluate_period", test)
     return calls
 
 
@@ -79,5 +80,5 @@ def test_budgets_are_equal_and_every_trial_is_a_configuration(trials):
     whole = {name: found for name, found in trials.items() if len(found) > 3}
     assert {len(found) for found in whole.values()} == {8}
     for found in trials.values():
-        configs = [CLASSROOM.but(**changes) for changes in found]
+        configs = [CLASSROOM.replace(**changes) for changes in found]
         assert len(set(configs)) == len(configs)

@@ -14,13 +14,14 @@ import torch
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from lemur_mini import engine, page, plots
+from lemur_mini import plots
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.data.features import encode_queries
 from lemur_mini.data.schema import DataError
-from lemur_mini.latency import latency
-from lemur_mini.serving import Ranker
+from lemur_mini.serving import export, page
+from lemur_mini.serving.ranker import Ranker
 from lemur_mini.training import make_model
+from tests.benchmarks.latency import latency
 
 EVIL = "<img src=x onerror=alert(1)> </script><b>$x$ $\\frac{$ & [a](b)"
 
@@ -282,9 +283,9 @@ def test_the_served_page_works_in_a_real_browser(served, browser, tmp_path):
 
 @pytest.mark.slow
 def test_an_engine_finds_what_the_ranker_finds(ranker, prepared, tmp_path):
-    engine.export_engine(ranker, tmp_path)
-    tower = engine.load_tower(tmp_path / engine.TOWER)
-    vectors, ids = engine.load_bank(tmp_path)
+    export.export_engine(ranker, tmp_path)
+    tower = export.load_tower(tmp_path / export.TOWER)
+    vectors, ids = export.load_bank(tmp_path)
     texts = ["bread", "never asked before", prepared.dataset.queries[3]]
     width = prepared.features.query_tokens.shape[1]
     tokens, length = encode_queries(prepared.tokenizer, texts, width - 1)
@@ -296,7 +297,7 @@ def test_an_engine_finds_what_the_ranker_finds(ranker, prepared, tmp_path):
         best = (vectors @ vector).topk(5).indices
         items = prepared.dataset.items[ranker.retrieve(text, 5)]
         assert [ids[row] for row in best] == items.tolist()
-    text = (tmp_path / engine.TOKENIZER).read_text("utf-8")
+    text = (tmp_path / export.TOKENIZER).read_text("utf-8")
     assert json.loads(text)["model"]["type"] == "BPE"
 
 
@@ -315,7 +316,7 @@ def test_an_archive_that_could_run_code_is_refused(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "bad.pt2", "w") as archive:
         archive.writestr(name, pickled if name.endswith("json") else bomb.getvalue())
     with pytest.raises(CheckpointError, match="may run code when it is loaded"):
-        engine.load_tower(tmp_path / "bad.pt2")
+        export.load_tower(tmp_path / "bad.pt2")
     (tmp_path / "bad.pt2").write_bytes(base64.b64encode(b"nothing"))
     with pytest.raises(CheckpointError, match="no exported tower"):
-        engine.load_tower(tmp_path / "bad.pt2")
+        export.load_tower(tmp_path / "bad.pt2")

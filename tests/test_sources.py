@@ -19,15 +19,12 @@ import torch
 from PIL import Image
 
 from lemur_mini import pipeline
-from lemur_mini.data import (
-    DataError,
-    from_amazon_reviews,
-    from_huggingface,
-    from_movielens,
-    load,
-)
-from lemur_mini.data.fetch import fetch_images
-from lemur_mini.data.sources import sessions
+from lemur_mini.data.importers.amazon import from_amazon_reviews
+from lemur_mini.data.importers.huggingface import from_huggingface, sessions
+from lemur_mini.data.importers.images import fetch_images
+from lemur_mini.data.importers.movielens import from_movielens
+from lemur_mini.data.loading import load
+from lemur_mini.data.schema import DataError
 
 LOG = "impressions.parquet"
 START = 978_300_000  # 2000-12-31
@@ -445,7 +442,7 @@ def test_what_is_tried_again(error, asked, tmp_path):
 
 
 def test_an_image_without_end_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lemur_mini.data.fetch.MOST_BYTES", 10)
+    monkeypatch.setattr("lemur_mini.data.importers.images.MOST_BYTES", 10)
 
     def opener(url, timeout):
         return io.BytesIO(b"x" * 11)

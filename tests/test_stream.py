@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from lemur_mini.data import DataError, Pages, PageStream, load
-from lemur_mini.data.stream import Recent
+from lemur_mini.data.loading import load
+from lemur_mini.data.pages import Pages
+from lemur_mini.data.schema import DataError
+from lemur_mini.data.streams import PageStream, Recent
 
 LOG = "impressions.parquet"
 

@@ -16,9 +16,16 @@ from torch import Tensor
 from lemur_mini import checkpoints, pipeline, training
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import BASELINE, Config
-from lemur_mini.data import DataError
+from lemur_mini.data.schema import DataError
 from lemur_mini.pipeline import Prepared
-from lemur_mini.training import LOG_EVERY, Run, make_model, predict, rate, train
+from lemur_mini.training import (
+    LOG_EVERY,
+    Run,
+    learning_rate_at,
+    make_model,
+    predict,
+    train,
+)
 
 CPU = torch.device("cpu")
 PAGES = 36  # of a short training: nine steps
@@ -65,7 +72,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def sampled(config: Config) -> Config:
     """With sampling, which depends on the place in the stream."""
     shares = dict(forward_share=0.6, backward_share=0.3, sampling_from=0.2)
-    return config.but(**shares, checkpoint_every=3)
+    return config.replace(**shares, checkpoint_every=3)
 
 
 @pytest.fixture
@@ -83,16 +90,16 @@ def test_learning_rate_warms_up_and_decays_to_zero():
     config, total = Config(learning_rate=0.5, warm_up=0.2), 50
     for step in range(total + 1):
         naive = (step + 1) / 10 if step < 10 else (50 - step) / 40
-        assert rate(config, step, total) == pytest.approx(0.5 * naive)
-    assert rate(config, 9, total) == 0.5
-    assert rate(config, total, total) == 0
+        assert learning_rate_at(config, step, total) == pytest.approx(0.5 * naive)
+    assert learning_rate_at(config, 9, total) == 0.5
+    assert learning_rate_at(config, total, total) == 0
 
 
 @pytest.mark.parametrize("total", [1, 2, 7])
 @pytest.mark.parametrize("warm_up", [0.0, 0.05, 1.0])
 def test_learning_rate_of_a_short_run_is_positive_and_bounded(total, warm_up):
     config = Config(learning_rate=0.5, warm_up=warm_up)
-    rates = [rate(config, step, total) for step in range(total)]
+    rates = [learning_rate_at(config, step, total) for step in range(total)]
     assert min(rates) > 0 and max(rates) <= 0.5
 
 
@@ -101,8 +108,8 @@ def test_the_optimiser_follows_the_schedule(prepared, config):
     for step in range(3):
         train_on(run, prepared, range(4 * (step + 1)))
         ids, *rest = [group["lr"] for group in run.optimizer.param_groups]
-        assert set(rest) == {rate(config, step, 9)}
-        assert ids == config.id_rate * rest[0]
+        assert set(rest) == {learning_rate_at(config, step, 9)}
+        assert ids == config.id_lr_multiplier * rest[0]
 
 
 def test_the_first_group_of_the_optimiser_is_the_ids(prepared, config):
@@ -113,18 +120,18 @@ def test_the_first_group_of_the_optimiser_is_the_ids(prepared, config):
 
 
 def test_gradients_are_clipped(prepared, config):
-    run = train_on(fresh_run(prepared, config.but(clip=1e-3)), prepared, range(4))
+    run = train_on(fresh_run(prepared, config.replace(clip=1e-3)), prepared, range(4))
     squares = [p.grad.square().sum() for p in run.model.parameters()]
     assert math.sqrt(sum(squares)) == pytest.approx(1e-3, rel=0.01)
 
 
 def test_sampling_begins_after_its_share_of_the_steps(prepared, config):
     shares = dict(forward_share=0.4, backward_share=0.2, sampling_from=0.5)
-    run = fresh_run(prepared, config.but(**shares, sqdc_weight=0.1), total=8)
+    run = fresh_run(prepared, config.replace(**shares, sqdc_weight=0.1), total=8)
     batch = batch_of(prepared, run, range(4))
     for step in range(8):
         run.step = step
-        plan = training.plan(run, batch)
+        plan = training.step_options(run, batch)
         wanted = (1.0, 1.0) if step < 4 else (0.4, 0.2)
         assert (plan.forward_share, plan.backward_share) == wanted
         assert plan.sqdc_weight == 0.1
@@ -138,7 +145,9 @@ def test_the_stream_shows_each_page_once_in_time_order(prepared, config, monkeyp
     run = fit(prepared, config)
     pages = prepared.pages
     index = pages.between(None, int(pages.start[PAGES]))
-    assert run.step == run.total == len(seen) == math.ceil(len(index) / config.pages)
+    assert (
+        run.step == run.total == len(seen) == math.ceil(len(index) / config.batch_pages)
+    )
     assert (np.diff(pages.start[index]) >= 0).all()
     rows = pages.rows[index]
     wanted = np.where(rows >= 0, prepared.dataset.log.item[rows], -1)
@@ -154,11 +163,11 @@ def test_one_batch_is_made_ahead_of_its_step(prepared):
             made.append(place)
             yield prepared.pages.batch(np.array([place]), 8)
 
-    for batch in training.ahead(batches(), CPU):
+    for batch in training.prefetch(batches(), CPU):
         assert len(made) <= len(used) + 2
         used.append(batch.user.item())
     assert used == prepared.pages.user[:5].tolist()
-    assert list(training.ahead(iter(()), CPU)) == []
+    assert list(training.prefetch(iter(()), CPU)) == []
 
 
 def test_what_goes_wrong_in_making_a_batch_is_raised_at_its_step(prepared):
@@ -166,7 +175,7 @@ def test_what_goes_wrong_in_making_a_batch_is_raised_at_its_step(prepared):
         yield prepared.pages.batch(np.array([0]), 8)
         raise DataError("row 7")
 
-    stream = training.ahead(batches(), CPU)
+    stream = training.prefetch(batches(), CPU)
     assert next(stream).user.item() == prepared.pages.user[0]
     with pytest.raises(DataError, match="row 7"):
         next(stream)
@@ -232,7 +241,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     prepared, config, tmp_path, monkeypatch, groups
 ):
     monkeypatch.setattr(training, "LOG_EVERY", 2)
-    config = sampled(config).but(groups=groups)
+    config = sampled(config).replace(groups=groups)
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     fit(prepared, config, whole)
     with monkeypatch.context() as patch:
@@ -317,7 +326,7 @@ def test_a_missing_checkpoint_says_so(tmp_path):
 def test_a_checkpoint_of_other_settings_says_which(
     prepared, config, saved, changes, seed, data, wanted
 ):
-    run = fresh_run(prepared, config.but(**changes), seed)
+    run = fresh_run(prepared, config.replace(**changes), seed)
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     with pytest.raises(CheckpointError) as error:
         checkpoints.resume(saved, run, data)
@@ -365,10 +374,10 @@ def test_a_loaded_model_serves_the_same_scores(prepared, config, tmp_path):
 @pytest.mark.parametrize("share", [1.0, 0.25])
 def test_bank_health_is_measured_against_what_was_encoded(prepared, config, share):
     """A cached vector that was not encoded anew says nothing of how stale it is."""
-    config = config.but(forward_share=share, backward_share=share)
+    config = config.replace(forward_share=share, backward_share=share)
     run = fresh_run(prepared, config, total=100)
     batch = batch_of(prepared, run, range(100, 104))
-    unseen = batch.unique[0]
+    unseen = batch.unique_items[0]
     everything = torch.arange(prepared.sizes.documents)
     run.model.publish(prepared.features, everything[everything != unseen], 5)
     run.model.bank.vectors += 0.1 * torch.randn(
@@ -377,13 +386,13 @@ def test_bank_health_is_measured_against_what_was_encoded(prepared, config, shar
     old, run.step = run.model.bank.vectors.clone(), LOG_EVERY
     record = training.train_step(run, batch)
     bank, cosines = run.model.bank, []
-    for row in batch.unique.tolist():
+    for row in batch.unique_items.tolist():
         if row != unseen and bank.written[row] == LOG_EVERY:
             cosines.append(torch.cosine_similarity(old[row], bank.vectors[row], dim=0))
-    assert 0 < len(cosines) < len(batch.unique)
+    assert 0 < len(cosines) < len(batch.unique_items)
     mean = sum(cosines).item() / len(cosines)
     assert record["cached_cosine"] == pytest.approx(mean, rel=1e-5)
-    covered = 1 - 1 / len(batch.unique)
+    covered = 1 - 1 / len(batch.unique_items)
     assert record["coverage_target"] == pytest.approx(covered)
     assert record["age"] == LOG_EVERY - 5
     assert record["coverage_history"] == 1
@@ -406,7 +415,7 @@ def test_the_log_is_valid_json(prepared, config):
 
 
 def test_the_baseline_logs_losses_alone(prepared, config):
-    run = fresh_run(prepared, config.but(groups=BASELINE))
+    run = fresh_run(prepared, config.replace(groups=BASELINE))
     (record,) = train_on(run, prepared, range(8)).log
     assert set(record) == {"step", "ctr", "sqdc"}
 
@@ -419,7 +428,7 @@ def test_the_baseline_logs_losses_alone(prepared, config):
 def test_training_lowers_the_loss(prepared, config, monkeypatch, groups, ranker):
     """Four pages, sixty times: any model that learns knows them by heart."""
     monkeypatch.setattr(training, "LOG_EVERY", 1)
-    config = config.but(groups=groups, ranker=ranker, learning_rate=0.02)
+    config = config.replace(groups=groups, ranker=ranker, learning_rate=0.02)
     index = np.tile(np.arange(100, 104), 60)
     run = train_on(fresh_run(prepared, config, total=60), prepared, index)
     assert run.log[-1]["ctr"] < 0.3 * run.log[0]["ctr"]
@@ -429,7 +438,7 @@ def test_training_on_the_contrast_finds_the_documents_of_a_query(
     prepared, config, monkeypatch
 ):
     monkeypatch.setattr(training, "LOG_EVERY", 1)
-    config = config.but(sqdc_weight=1.0, stop_gradient=True, learning_rate=0.01)
+    config = config.replace(sqdc_weight=1.0, stop_gradient=True, learning_rate=0.01)
     index = np.tile(np.arange(100, 104), 60)
     run = train_on(fresh_run(prepared, config, total=60), prepared, index)
     assert run.log[-1]["sqdc"] < 0.7 * run.log[0]["sqdc"]
@@ -438,7 +447,7 @@ def test_training_on_the_contrast_finds_the_documents_of_a_query(
 def test_a_step_in_bf16_is_close_to_one_in_fp32(prepared, config):
     records = []
     for precision in ("fp32", "bf16"):
-        run = fresh_run(prepared, config.but(precision=precision))
+        run = fresh_run(prepared, config.replace(precision=precision))
         records += train_on(run, prepared, range(100, 104)).log
         assert all(p.dtype == torch.float32 for p in run.model.parameters())
         assert run.model.bank.vectors.dtype == torch.float32
@@ -483,18 +492,18 @@ def test_the_user_and_item_of_a_row_are_those_that_were_scored(prepared):
 
 
 def test_two_stages_train_the_encoders_by_the_contrast_alone(prepared, config):
-    run = fresh_run(prepared, config.but(two_stage=2))
+    run = fresh_run(prepared, config.replace(two_stage=2))
     start = {k: v.clone() for k, v in run.model.state_dict().items()}
     index = prepared.pages.between(None, None)[:12]
     pipeline.pretrain(prepared, run, index)
     after = run.model.state_dict()
     moved = {k.split(".")[0] for k in start if not torch.equal(start[k], after[k])}
-    assert moved == {"document_encoder", "query_encoder", "norms", "bank"}
+    assert moved == {"document_encoder", "query_encoder", "running_norms", "bank"}
     assert (run.model.bank.written >= 0).all()
 
 
 def test_the_second_stage_trains_all_but_the_encoders(prepared, config, monkeypatch):
-    run = fresh_run(prepared, config.but(two_stage=1))
+    run = fresh_run(prepared, config.replace(two_stage=1))
     index = prepared.pages.between(None, None)[:12]
     pipeline.pretrain(prepared, run, index)
     start = {k: v.clone() for k, v in run.model.state_dict().items()}
@@ -503,29 +512,13 @@ def test_the_second_stage_trains_all_but_the_encoders(prepared, config, monkeypa
     train(run, prepared.pages, index)
     after = run.model.state_dict()
     still = {k.split(".")[0] for k in start if torch.equal(start[k], after[k])}
-    assert {"document_encoder", "query_encoder", "norms", "bank"} <= still
+    assert {"document_encoder", "query_encoder", "running_norms", "bank"} <= still
     assert not torch.equal(start["ids.user.weight"], after["ids.user.weight"])
     assert not encoded
 
 
-def test_a_warm_start_trains_the_encoders_on(prepared, config):
-    config = config.but(warm_start=1, encoder_rate=0.5)
-    run = fresh_run(prepared, config)
-    start = {k: v.clone() for k, v in run.model.state_dict().items()}
-    index = prepared.pages.between(None, None)[:12]
-    pipeline.pretrain(prepared, run, index)
-    warm = {k: v.clone() for k, v in run.model.state_dict().items()}
-    moved = {k.split(".")[0] for k in start if not torch.equal(start[k], warm[k])}
-    assert moved == {"document_encoder", "query_encoder", "norms"}
-    assert (run.model.bank.written < 0).all()
-    train(run, prepared.pages, index)
-    now = run.model.state_dict()
-    moved = {k.split(".")[0] for k in warm if not torch.equal(warm[k], now[k])}
-    assert {"document_encoder", "query_encoder", "ids", "ranker", "bank"} <= moved
-
-
 def test_encoders_have_a_rate_of_their_own_beside_the_ranker_only(prepared, config):
-    config = config.but(encoder_rate=0.25)
+    config = config.replace(encoder_lr_multiplier=0.25)
     for pretraining, times in ((False, 0.25), (True, 1.0)):
         model = fresh_run(prepared, config).model
         run = Run(model, prepared.features, 0, total=9, pretraining=pretraining)
@@ -535,13 +528,13 @@ def test_encoders_have_a_rate_of_their_own_beside_the_ranker_only(prepared, conf
             for p in group["params"]
         }
         for name, parameter in model.named_parameters():
-            expected = {"ids": config.id_rate, "document_encoder": times}
+            expected = {"ids": config.id_lr_multiplier, "document_encoder": times}
             expected |= {"query_encoder": times}
             assert found[id(parameter)] == expected.get(name.split(".")[0], 1.0), name
 
 
 def test_weights_that_are_not_finite_are_never_saved(prepared, config):
-    run = fresh_run(prepared, config.but(checkpoint_every=1))
+    run = fresh_run(prepared, config.replace(checkpoint_every=1))
     saved = []
 
     def save(run: Run) -> None:

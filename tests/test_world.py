@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 import lemur_mini.world
-from lemur_mini.config import WorldConfig
 from lemur_mini.world import BROAD, Platform, Query
+from lemur_mini.world.config import WorldConfig
 from lemur_mini.world.documents import draw_documents, write_text
 from lemur_mini.world.export import export, impressions_table, items_table
 from lemur_mini.world.platform import DAY
@@ -275,7 +275,7 @@ def test_world_knows_no_model():
                 names = [node.module] if not node.level else []
                 assert node.level < 2, file
             for name in names:
-                ours = name.startswith(("lemur_mini.config", "lemur_mini.world"))
+                ours = name.startswith(("lemur_mini.files", "lemur_mini.world"))
                 assert ours or name.split(".")[0] in allowed, f"{file}: {name}"
 
 
@@ -298,7 +298,7 @@ def test_shipped_log_is_whole(shipped):
     config = WorldConfig()
     born = pq.read_table(DATA / "items.parquet")["created_at"].to_numpy()
     assert len(born) == config.documents
-    assert (np.bincount(shipped["query_id"]) == config.page).all()
+    assert (np.bincount(shipped["query_id"]) == config.page_size).all()
     assert (np.diff(shipped["timestamp"]) >= 0).all()
     assert (np.diff(shipped["query_id"]) >= 0).all()
     assert (born[shipped["item_id"]] <= shipped["timestamp"]).all()

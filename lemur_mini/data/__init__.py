@@ -1,30 +1,33 @@
-"""From files to batches: schema, loading, features, pages. Only here are files read."""
+"""From files to batches: schema, loading, features, pages. Only here are files read.
 
-from lemur_mini.data.amazon import from_amazon_reviews
-from lemur_mini.data.features import Features, make_features, make_tokenizer
-from lemur_mini.data.loading import Dataset, load
-from lemur_mini.data.movielens import from_movielens
-from lemur_mini.data.negatives import add_negatives
-from lemur_mini.data.pages import Batch, Pages
-from lemur_mini.data.report import Health, health
-from lemur_mini.data.schema import DataError
-from lemur_mini.data.sources import from_huggingface
-from lemur_mini.data.stream import PageStream
+Names are loaded when they are first used, so that pages need no encoder's library.
+The health report is `lemur_mini.data.health.health`, a function in its module.
+"""
 
-__all__ = [
-    "Batch",
-    "DataError",
-    "Dataset",
-    "Features",
-    "Health",
-    "PageStream",
-    "Pages",
-    "add_negatives",
-    "from_amazon_reviews",
-    "from_huggingface",
-    "from_movielens",
-    "health",
-    "load",
-    "make_features",
-    "make_tokenizer",
-]
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOME = {
+    "Batch": "pages",
+    "DataError": "schema",
+    "Dataset": "loading",
+    "Features": "features",
+    "Health": "health",
+    "PageStream": "streams",
+    "Pages": "pages",
+    "add_negatives": "importers.negatives",
+    "from_amazon_reviews": "importers.amazon",
+    "from_huggingface": "importers.huggingface",
+    "from_movielens": "importers.movielens",
+    "load": "loading",
+    "make_features": "features",
+    "make_tokenizer": "features",
+}
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"lemur_mini.data has no {name}")
+    return getattr(import_module(f"lemur_mini.data.{_HOME[name]}"), name)

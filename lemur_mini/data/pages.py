@@ -24,10 +24,10 @@ class Batch:
     item: Tensor  # (P, S)
     label: Tensor  # (P, S) float
     history: Tensor  # (P, L) watched documents before the session, newest first
-    unique: Tensor  # (U,) distinct documents of the batch
-    inverse: Tensor  # (P, S) place of every item in `unique`, 0 where padded
+    unique_items: Tensor  # (U,) distinct documents of the batch
+    item_index: Tensor  # (P, S) place of items in `unique_items`, 0 where padded
     queries: Tensor  # (Q,) distinct query texts of the batch
-    asked: Tensor  # (P,) place of every page's query in `queries`
+    query_index: Tensor  # (P,) place of every page's query in `queries`
 
     @property
     def mask(self) -> Tensor:
@@ -37,7 +37,7 @@ class Batch:
     def pages(self, index: slice) -> Batch:
         """Some of its pages; what is distinct stays that of all, where places point."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in parts.keys() - {"unique", "queries"}:
+        for name in parts.keys() - {"unique_items", "queries"}:
             parts[name] = parts[name][index].contiguous()
         return Batch(**parts)
 

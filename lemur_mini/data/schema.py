@@ -183,6 +183,15 @@ def codes(values: pa.ChunkedArray) -> np.ndarray:
     return encoded.indices.to_numpy().astype(np.int64)
 
 
+def repeated(key: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Whether an earlier entry has the same key and time."""
+    order = np.lexsort((time, key))  # stable
+    again = (np.diff(key[order]) == 0) & (np.diff(time[order]) == 0)
+    out = np.zeros(len(key), bool)
+    out[order[1:][again]] = True
+    return out
+
+
 def _check_each(table: pa.Table, column: str, good, problem: str, remedy: str) -> None:
     values = table[column]
     if (row := first(pc.invert(good(values)))) >= 0:

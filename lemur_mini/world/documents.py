@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lemur_mini.config import WorldConfig
+from lemur_mini.world.config import WorldConfig
 from lemur_mini.world.vocabulary import ASR, OCR, PALETTES, TITLES, TONES, themes
 
 PATTERNS = ("plain", "stripes", "dots", "checks")

@@ -6,16 +6,13 @@ platform's own random numbers are the same either way."""
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lemur_mini.config import WorldConfig
+from lemur_mini.world.config import WorldConfig
 from lemur_mini.world.documents import Documents
+from lemur_mini.world.users import Users
 from lemur_mini.world.vocabulary import themes
-
-if TYPE_CHECKING:
-    from lemur_mini.world.platform import Users
 
 
 class Drift:

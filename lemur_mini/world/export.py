@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lemur_mini.config import WorldConfig
+from lemur_mini.world.config import WorldConfig
 from lemur_mini.world.documents import draw_cover, write_text
 from lemur_mini.world.platform import DAY, Platform
 

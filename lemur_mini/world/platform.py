@@ -6,25 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lemur_mini.config import WorldConfig
+from lemur_mini.world.config import WorldConfig
 from lemur_mini.world.documents import Documents, draw_documents
 from lemur_mini.world.drift import Drift
+from lemur_mini.world.users import Users, draw_users
 from lemur_mini.world.vocabulary import FILLERS, themes
 
 DAY = 86_400  # seconds
 BROAD = -1  # topic of a broad query
-
-
-@dataclass(frozen=True)
-class Users:
-    """Hidden factors of U users."""
-
-    interest: np.ndarray  # (U, categories), rows sum to one
-    affinity: np.ndarray  # (U, topics), standard normal
-    palette: np.ndarray  # (U,) the favourite
-    tone: np.ndarray  # (U,) the favourite
-    activity: np.ndarray  # (U,) weight of opening a session
-    arrival: np.ndarray  # (U,) days since the start
 
 
 @dataclass(frozen=True)
@@ -34,22 +23,6 @@ class Query:
     category: int
     topic: int
     text: str
-
-
-def draw_users(config: WorldConfig, rng: np.random.Generator) -> Users:
-    """Draw the hidden factors of every user."""
-    n, (categories, topics) = config.users, themes()
-    skew = config.favourite_skew
-    late = rng.random(n) < config.late_users
-    concentration = np.full(len(categories), config.interest_concentration)
-    return Users(
-        interest=rng.dirichlet(concentration, n),
-        affinity=rng.standard_normal((n, len(topics))),
-        palette=rng.choice(len(skew), n, p=skew),
-        tone=rng.choice(len(skew), n, p=skew),
-        activity=rng.gamma(1.0, 1.0, n),
-        arrival=rng.uniform(0, config.days, n) * late,
-    )
 
 
 class Platform:
@@ -106,7 +79,7 @@ class Platform:
     def page(self, query: Query, day: float) -> np.ndarray:
         """The documents shown for a query at a time, in random order. Specific: all
         but two on topic, one near, one unrelated. Broad: all but one in category."""
-        size, rng = self.config.page, self.rng
+        size, rng = self.config.page_size, self.rng
         category = self.by_category[query.category]
         other = (query.category + rng.integers(1, len(self.by_category))) % len(
             self.by_category

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lemur_mini import pipeline, roofline
+from lemur_mini import files, pipeline
 from lemur_mini.config import Config
-from lemur_mini.data import Batch
-from lemur_mini.data.pages import make_batch
+from lemur_mini.cost import roofline
+from lemur_mini.data.pages import Batch, make_batch
 from lemur_mini.training import Run, make_model, train_step
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,7 +54,7 @@ def step(run: Run, batch: Batch) -> Callable[[], None]:
 def last_batch(prepared: pipeline.Prepared, config: Config) -> Batch:
     """The last training batch: the longest histories that the platform has."""
     index = prepared.pages.between(None, prepared.dataset.test_start)
-    return prepared.pages.batch(index[-config.pages :], config.history_long)
+    return prepared.pages.batch(index[-config.batch_pages :], config.history_long)
 
 
 def with_items(batch: Batch, item: np.ndarray) -> Batch:
@@ -85,7 +85,7 @@ def store(
         "clock": "CPU seconds of the process" if device.type == "cpu" else "wall",
         "repeats": roofline.REPEATS,
     }
-    result |= pipeline.provenance(command, device) | more
+    result |= files.provenance(command, device) | more
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1) + "\n"
     (RESULTS / f"{name}.json").write_text(text, "utf-8")

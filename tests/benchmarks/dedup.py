@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lemur_mini.config import CLASSROOM
-from lemur_mini.data import Batch
+from lemur_mini.data.pages import Batch
 from tests.benchmarks.common import (
     begin,
     last_batch,
@@ -36,7 +36,7 @@ def without_dedup(batch: Batch) -> Batch:
     """The same batch as if no document came twice."""
     item = batch.item.flatten()
     place = torch.arange(len(item)).view_as(batch.item)
-    return dataclasses.replace(batch, unique=item, inverse=place)
+    return dataclasses.replace(batch, unique_items=item, item_index=place)
 
 
 def main() -> None:
@@ -53,11 +53,11 @@ def main() -> None:
         calls[name, "each"] = step(run, without_dedup(batch))
     taken, rows = medians(calls), []
     for name, batch in batches.items():
-        share, ratio = len(batch.unique) / batch.item.numel(), taken[name]
+        share, ratio = len(batch.unique_items) / batch.item.numel(), taken[name]
         ratio /= taken[name, "each"]
         rows.append(row(f"{name}: documents encoded, of impressions", share))
         rows.append(row(f"{name}: time of a step, of one without dedup", ratio))
-    platform = len(seen.unique) / int(seen.mask.sum())
+    platform = len(seen.unique_items) / int(seen.mask.sum())
     rows.append(row("the platform itself: encoded, of impressions", platform))
     seconds = {name: [taken[name], taken[name, "each"]] for name in batches}
     store("dedup", rows, {"impressions": seen.item.numel(), "seconds": seconds})

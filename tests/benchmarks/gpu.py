@@ -11,9 +11,9 @@ import argparse
 
 import torch
 
-from lemur_mini import roofline
 from lemur_mini.config import GPU, Config
-from lemur_mini.data import Batch
+from lemur_mini.cost import roofline
+from lemur_mini.data.pages import Batch
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import Run, autocast
 from tests.benchmarks.common import CPU, begin, last_batch, prepare, row, step, store
@@ -47,7 +47,10 @@ def measure(prepared: Prepared, config: Config, compiled: bool) -> dict:
     found = roofline.medians(calls, device) | {"encoder_gflops": work["gflops"]}
     if device.type == "cuda":
         found["gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
-    return found | {"impressions": int(batch.mask.sum()), "unique": len(batch.unique)}
+    return found | {
+        "impressions": int(batch.mask.sum()),
+        "unique": len(batch.unique_items),
+    }
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def main() -> None:
         )
         return
     device = CPU if tiny else torch.device("cuda")
-    config = GPU.but(**TINY) if tiny else GPU
+    config = GPU.replace(**TINY) if tiny else GPU
     prepared = prepare(config, device)
     found = {"eager": measure(prepared, config, compiled=False)}
     roof = roofline.machine(device, torch.bfloat16)

@@ -11,10 +11,10 @@ from functools import partial
 
 import torch
 
-from lemur_mini.accounting import flops
 from lemur_mini.config import SCALES
-from lemur_mini.data import Batch
-from lemur_mini.training import Run, plan
+from lemur_mini.cost.accounting import flops
+from lemur_mini.data.pages import Batch
+from lemur_mini.training import Run, step_options
 from tests.benchmarks.common import (
     begin,
     last_batch,
@@ -48,17 +48,19 @@ def encode(run: Run, count: int) -> None:
 
 def step_flops(run: Run, batch: Batch) -> int:
     """Of the losses of one step, forward and backward."""
-    return flops(lambda: run.model.losses(batch, run.features, plan(run, batch)).total)
+    return flops(
+        lambda: run.model.losses(batch, run.features, step_options(run, batch)).total
+    )
 
 
 def measure(scale: str, pages: int) -> dict:
     """Seconds and FLOPs by length, of one scale."""
-    config = SCALES[scale].but(pages=pages, precision="fp32")
+    config = SCALES[scale].replace(batch_pages=pages, precision="fp32")
     prepared = prepare(config)
     batch, calls, counted = last_batch(prepared, config), {}, {}
     for length in LENGTHS:
         short = min(length, config.history_short)
-        run = begin(prepared, config.but(history_long=length, history_short=short))
+        run = begin(prepared, config.replace(history_long=length, history_short=short))
         long = full(batch, length, prepared.sizes.documents)
         calls[length] = step(run, long)
         counted[length] = step_flops(run, long)
@@ -100,7 +102,9 @@ def rows(scale: str, found: dict, page: int) -> list[dict]:
 def main() -> None:
     """Both scales; their curves are drawn in notebook 08."""
     found = {scale: measure(scale, pages) for scale, pages in PAGES.items()}
-    lines = [rows(scale, facts, SCALES[scale].page) for scale, facts in found.items()]
+    lines = [
+        rows(scale, facts, SCALES[scale].page_size) for scale, facts in found.items()
+    ]
     store("history", sum(lines, []), found)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from lemur_mini import pipeline
 from lemur_mini.config import CLASSROOM, GPU
-from lemur_mini.training import autocast, plan, train
+from lemur_mini.training import autocast, step_options, train
 from tests.benchmarks.common import CPU, begin, last_batch, prepare, row, store
 from tests.benchmarks.history import full
 
@@ -26,9 +26,9 @@ def classroom() -> None:
     run = begin(prepared, CLASSROOM)
     run.model.bank.forget()
     index = prepared.pages.between(None, prepared.dataset.test_start)
-    train(run, prepared.pages, index[-STEPS * CLASSROOM.pages :])
+    train(run, prepared.pages, index[-STEPS * CLASSROOM.batch_pages :])
     run.model.eval().publish(prepared.features)
-    pipeline.test(prepared, run, prepared.dataset.test_start, None)
+    pipeline.evaluate_period(prepared, run, prepared.dataset.test_start, None)
     unit = 1 if platform.system() == "Darwin" else 1024  # bytes there, else kilobytes
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9)
 
@@ -36,7 +36,7 @@ def classroom() -> None:
 def kept_bytes(prepared: pipeline.Prepared, pages: int) -> tuple[int, int]:
     """What one step of the gpu scale keeps for its backward pass, and what is there at
     any batch: weights, gradients, Adam's two moments, the bank. Bytes."""
-    config, kept = GPU.but(pages=pages), {}
+    config, kept = GPU.replace(batch_pages=pages), {}
     run, batch = begin(prepared, config), last_batch(prepared, config)
     batch = full(batch, config.history_long, prepared.sizes.documents)
 
@@ -47,7 +47,7 @@ def kept_bytes(prepared: pipeline.Prepared, pages: int) -> tuple[int, int]:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, autocast(config, CPU):
-        run.model.losses(batch, run.features, plan(run, batch))
+        run.model.losses(batch, run.features, step_options(run, batch))
     own = {p.untyped_storage().data_ptr() for p in run.model.parameters()}
     saved = sum(size for key, (size, _) in kept.items() if key not in own)
     weights = sum(p.nbytes for p in run.model.parameters())
@@ -63,7 +63,7 @@ def main() -> None:
     (small, _), (large, fixed) = (kept_bytes(prepared, pages) for pages in (8, 16))
     slope = (large - small) / 8
     fixed += sum(x.nbytes for x in vars(prepared.features).values())
-    estimate = small + slope * (GPU.pages - 8) + fixed
+    estimate = small + slope * (GPU.batch_pages - 8) + fixed
     store(
         "memory",
         [

@@ -9,7 +9,7 @@ from collections import Counter
 from torch.profiler import ProfilerActivity, profile
 
 from lemur_mini.config import CLASSROOM
-from lemur_mini.roofline import REPEATS
+from lemur_mini.cost.roofline import REPEATS
 from lemur_mini.training import train_step
 from tests.benchmarks.common import begin, prepare, row, store
 
@@ -39,7 +39,7 @@ def main() -> None:
     prepared = prepare(CLASSROOM)
     run, pages = begin(prepared, CLASSROOM), prepared.pages
     index = pages.between(None, prepared.dataset.test_start)[-3000:]
-    stream = pages.stream(index, CLASSROOM.pages, CLASSROOM.history_long)
+    stream = pages.stream(index, CLASSROOM.batch_pages, CLASSROOM.history_long)
     seen = []
     for turn in range(REPEATS + 1):
         began = time.perf_counter()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lemur_mini.accounting import parts
 from lemur_mini.config import SCALES
+from lemur_mini.cost.accounting import parts
 from tests.benchmarks.common import CPU, row, store
 
 
 def main() -> None:
-    """As `python -m lemur_mini.accounting --parts` prints them; the paper's counted."""
+    """As `python -m lemur_mini.cost --parts` prints them; the paper's counted."""
     found, rows = {scale: parts(scale, CPU) for scale in SCALES}, []
     for scale, facts in found.items():
         lines = facts["parts"]

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lemur_mini.config import CLASSROOM
-from lemur_mini.data import Batch
+from lemur_mini.cost.roofline import clock
+from lemur_mini.data.pages import Batch
 from lemur_mini.evaluation import auc
 from lemur_mini.pipeline import Prepared
-from lemur_mini.roofline import clock
 from lemur_mini.training import Run, make_model, train_step
 from tests.benchmarks.common import CPU, prepare, row, store
 
@@ -128,7 +128,7 @@ def ours(prepared: Prepared) -> tuple[Callable, Callable]:
 
     @torch.no_grad()
     def score(batch: Batch) -> Tensor:
-        model.eval().publish(prepared.features, batch.unique)
+        model.eval().publish(prepared.features, batch.unique_items)
         return model(batch, prepared.features)[batch.mask]
 
     return step, score
@@ -137,15 +137,17 @@ def ours(prepared: Prepared) -> tuple[Callable, Callable]:
 def measure(prepared: Prepared, models: dict[str, tuple]) -> dict[str, dict]:
     """Train all on the same batches in turn, then score the same test pages."""
     pages, taken = prepared.pages, {name: [] for name in models}
-    index = pages.between(None, prepared.dataset.test_start)[: STEPS * CLASSROOM.pages]
-    for batch in pages.stream(index, CLASSROOM.pages, CLASSROOM.history_long):
+    index = pages.between(None, prepared.dataset.test_start)[
+        : STEPS * CLASSROOM.batch_pages
+    ]
+    for batch in pages.stream(index, CLASSROOM.batch_pages, CLASSROOM.history_long):
         for name, (step, _) in models.items():
             began = clock(CPU)
             step(batch)
             taken[name].append((clock(CPU) - began) / int(batch.mask.sum()))
     found = {}
     index = pages.between(prepared.dataset.test_start, None)[:TEST_PAGES]
-    test = list(pages.stream(index, CLASSROOM.pages, CLASSROOM.history_long))
+    test = list(pages.stream(index, CLASSROOM.batch_pages, CLASSROOM.history_long))
     label = torch.cat([batch.label[batch.mask] for batch in test]).numpy()
     for name, (_, score) in models.items():
         scores = np.concatenate([score(batch).numpy() for batch in test])

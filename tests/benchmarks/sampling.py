@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lemur_mini.accounting import flops
 from lemur_mini.config import GPU
-from lemur_mini.training import plan
+from lemur_mini.cost.accounting import flops
+from lemur_mini.training import step_options
 from tests.benchmarks.common import (
     begin,
     last_batch,
@@ -22,16 +22,16 @@ SHARES = {"none": (1.0, 1.0), "p100_q20": (1.0, 0.2), "p20_q20": (0.2, 0.2)}
 
 def main() -> None:
     """Steps in turn, with histories of 1000 without padding."""
-    config = GPU.but(pages=PAGES, precision="fp32")
+    config = GPU.replace(batch_pages=PAGES, precision="fp32")
     prepared = prepare(config)
     batch = last_batch(prepared, config)
     batch = full(batch, config.history_long, prepared.sizes.documents)
     calls, counted = {}, {}
     for name, (p, q) in SHARES.items():
-        run = begin(prepared, config.but(forward_share=p, backward_share=q))
+        run = begin(prepared, config.replace(forward_share=p, backward_share=q))
         run.step = 5_001
         calls[name] = step(run, batch)
-        planned = plan(run, batch)
+        planned = step_options(run, batch)
         counted[name] = flops(
             lambda run=run, planned=planned: (
                 run.model.losses(batch, run.features, planned).total

@@ -1,0 +1,1 @@
+"""What a training step costs: FLOPs, the roofline of this machine, links of many."""

@@ -1,0 +1,1 @@
+"""Other people's logs, brought into the schema of `lemur_mini.data`."""

@@ -1,0 +1,75 @@
+"""Where files are, how they are written, and where a result comes from."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+RESULTS = DATA / "results"
+PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
+
+
+class FileError(ValueError):
+    """A file that cannot be read or written; the message names it and the remedy."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def write_atomically(path: Path, write) -> None:
+    """`write(temporary path)`, then put the file in place: whole or not at all.
+
+    Raises FileError where that fails (a full disk, no right to write); a file that
+    stood there before is kept."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot be written ({one_line(error)}); what stood there is kept: "
+            "free some space or write elsewhere"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """A text in UTF-8, whole or not at all."""
+    write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+
+
+def device_name(device: torch.device) -> str:
+    """The device with what it is, and the threads on a CPU."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+
+
+def provenance(command: str, device: torch.device) -> dict:
+    """Where a result comes from: what was run, when, on what, with which versions."""
+    return {
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "device": device_name(device),
+        "versions": versions(),
+    }

@@ -1,0 +1,1 @@
+"""The same model on several ranks, its work shared out: only here are they known."""

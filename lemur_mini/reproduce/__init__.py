@@ -1,0 +1,1 @@
+"""The claims of the paper, measured: variants, runs, tables, curves, searches."""

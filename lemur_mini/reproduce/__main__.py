@@ -1,0 +1,30 @@
+"""python -m lemur_mini.reproduce ACTION: measure the claims and fill the tables.
+
+run     train and test every variant that has no result yet
+table   claims, curves and README from stored results
+search  choose hyper-parameters on the validation days
+readme  fill the generated parts of README.md, data/README.md and figures/
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lemur_mini.reproduce import runs, search, tables
+
+
+def main() -> None:
+    """Hand over to the action; `ACTION --help` tells its options."""
+    actions = {"run": runs.main, "table": runs.main}
+    actions |= {"search": search.main, "readme": tables.main}
+    action = sys.argv[1] if len(sys.argv) > 1 else ""
+    if action not in actions:
+        print(__doc__)
+        sys.exit(0 if action in ("-h", "--help") else 2)
+    if action in ("search", "readme"):
+        del sys.argv[1]
+    actions[action]()
+
+
+if __name__ == "__main__":
+    main()

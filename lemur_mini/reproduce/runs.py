@@ -1,0 +1,179 @@
+"""python -m lemur_mini.reproduce: the paper's claims, named changes of one config.
+
+run    train and test what has no result yet; a killed run is started again
+table  figures/claims.json, figures/claims.png and the README's table, from results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lemur_mini import files, pipeline, plots
+from lemur_mini.config import SCALES, Config
+from lemur_mini.cost.accounting import step_flops
+from lemur_mini.evaluation import query_auc
+from lemur_mini.files import RESULTS, ROOT, write_text_atomically
+from lemur_mini.reproduce import claims, curves, tables
+from lemur_mini.reproduce.claims import CLAIMS
+from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of
+from lemur_mini.simulate.ab_test import online
+from lemur_mini.training import choose_device
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lemur_mini.reproduce",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("action", choices=["run", "table"])
+    add("--data", default=str(ROOT / "data"))
+    add("--name", default="platform", help="folder of results for this data set")
+    numbers = [claim.number for claim in CLAIMS]
+    add("--claims", nargs="+", choices=numbers, help="by number; all by default")
+    add("--variants", nargs="+", choices=VARIANTS, help="instead of claims")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--scale", default="classroom", choices=["classroom", "gpu"])
+    add("--device", default="auto")
+    add("--results", type=Path, default=RESULTS, help="where results are kept")
+    add("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    options = parser.parse_args(arguments)
+    if options.action == "run":
+        run(options)
+    else:
+        table(options)
+
+
+def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
+    """Variants and seeds that the options ask for, claim after claim."""
+    if options.variants:
+        names = options.variants
+    else:
+        chosen = [c for c in CLAIMS if not options.claims or c.number in options.claims]
+        names = [name for c in chosen for name in (c.against, c.variant, *c.others)]
+    return [(name, seed) for name in dict.fromkeys(names) for seed in options.seeds]
+
+
+def table(options: argparse.Namespace) -> None:
+    """Claims as JSON and figure, and in the README; from stored results alone."""
+    rows = tables.claim_rows(options.name, options.scale)
+    stem = "claims" if options.name == "platform" else f"claims-{options.name}"
+    text = json.dumps(rows, indent=1) + "\n"
+    path = ROOT / "figures" / f"{stem}.json"
+    write_text_atomically(path, text)
+    plots.save_figure(claims.figure(rows, options.name), path.with_suffix(".png"))
+    runs = tables.stored_runs(options.name, options.scale)
+    if (made := curves.figure(runs)) is not None:
+        plots.save_figure(
+            made, path.with_name(stem.replace("claims", "curves") + ".png")
+        )
+    tables.main()
+
+
+def result_path(folder: Path, variant: str, seed: int) -> Path:
+    """Where the result of one run lies in the folder of its data set and scale."""
+    return folder / f"{variant}-seed{seed}.json"
+
+
+def is_done(path: Path, config: Config, checksum: str) -> bool:
+    """Whether there is a result of just this configuration on just this data."""
+    if not path.is_file():
+        return False
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        config_then, data = facts["config"], facts["data"]
+    except (ValueError, KeyError, TypeError):
+        return False  # half written, by other means than ours
+    now, usual = (json.loads(json.dumps(asdict(c))) for c in (config, Config()))
+    then = usual | config_then  # settings that came later had their usual value
+    return now == then and data == checksum
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do all runs that have no result yet, `jobs` at a time."""
+    spawn = multiprocessing.get_context("spawn")
+    folder = options.results / f"{options.name}-{options.scale}"
+    with ProcessPoolExecutor(
+        options.jobs, spawn, _open, (options.data, options.scale, options.device)
+    ) as pool:
+        tasks = [
+            pool.submit(_one, folder, options.scale, variant, seed)
+            for variant, seed in wanted(options)
+        ]
+        for task in tqdm(as_completed(tasks), "runs", len(tasks), unit="run"):
+            if line := task.result():
+                tqdm.write(line)
+
+
+_opened: pipeline.Prepared | None = None  # of a worker process
+
+
+def _open(data: str, scale: str, device: str) -> None:
+    global _opened
+    threading.Thread(target=_follow, daemon=True).start()
+    torch.set_num_threads(1)
+    _opened = pipeline.prepare(data, SCALES[scale], choose_device(device))
+
+
+def _follow() -> None:
+    """A worker whose command was killed stops too, and writes nothing any more."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _one(folder: Path, scale: str, variant: str, seed: int) -> str:
+    prepared, path = _opened, result_path(folder, variant, seed)
+    config = config_of(variant, scale, prepared.dataset)
+    if is_done(path, config, prepared.checksum):
+        return ""
+    result = measure(prepared, config, variant, seed)
+    text = json.dumps(result, indent=None, separators=(",", ":")) + "\n"
+    write_text_atomically(path, text)
+    return f"{result['test']['qauc']:.4f} {variant}, seed {seed}"
+
+
+def measure(
+    prepared: pipeline.Prepared, config: Config, variant: str, seed: int
+) -> dict:
+    """Train before the test days, test on them, and say where it came from."""
+    dataset = prepared.dataset
+    trained = pipeline.fit(
+        prepared, config, seed, dataset.test_start, title=f"{variant}, seed {seed}"
+    )
+    log = dataset.log
+    rows, score = pipeline.predict_period(prepared, trained, dataset.test_start, None)
+    each = query_auc(log.label[rows], score, log.qid[rows])
+    live = variant in ONLINE and dataset.truth is not None
+    return {
+        "variant": variant,
+        "seed": seed,
+        "scale": config.scale,
+        "data": prepared.checksum,
+        "test": pipeline.measures(prepared, rows, score, dataset.test_start),
+        "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
+        "seconds": round(trained.seconds, 1),
+        "flops": step_flops(prepared, config),
+        "parameters": sum(p.numel() for p in trained.model.parameters()),
+        "log": trained.log,
+        "online": online(prepared, trained.model, seed) if live else None,
+        # thousandths, in the order of QIDs; -1 where a query has one class
+        "query_auc": np.nan_to_num(np.round(each * 1000), nan=-1).astype(int).tolist(),
+        "config": asdict(config),
+    } | files.provenance(
+        f"python -m lemur_mini.reproduce run --variants {variant} "
+        f"--seeds {seed} --scale {config.scale}",
+        trained.device,
+    )

@@ -1,0 +1,1 @@
+"""A trained model at work: the ranker, its page, files for other engines."""

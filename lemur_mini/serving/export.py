@@ -1,0 +1,97 @@
+"""What an engine outside Python serves from: the query tower and the bank, in files."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lemur_mini.checkpoints import CheckpointError
+from lemur_mini.memory_bank import NEVER
+from lemur_mini.serving.ranker import Ranker
+
+TOWER, BANK, IDS, TOKENIZER = (
+    "query_tower.pt2",
+    "bank.safetensors",
+    "ids.json",
+    "tokenizer.json",
+)
+
+
+class QueryTower(nn.Module):
+    """Tokens (B, Lq) int64 and lengths (B,) to query vectors (B, D) of length one."""
+
+    def __init__(self, ranker: Ranker):
+        super().__init__()
+        self.encoder = ranker.model.query_encoder
+        self.norm = ranker.model.running_norms["query"]
+
+    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:
+        return F.normalize(self.norm(self.encoder(tokens, length)), dim=-1)
+
+
+def export_engine(ranker: Ranker, folder: Path) -> None:
+    """Write four files: the query tower as a graph of ATen operators (torch.export, any
+    batch size, tokens padded to the widest query), every vector of the bank, scaled to
+    length one (`vectors`: (M, D) float32, safetensors), the item_ids of its rows, and
+    the tokenizer. The nearest rows by dot product are `Ranker.retrieve`."""
+    model, prepared = ranker.model.cpu().eval(), ranker.prepared
+    folder.mkdir(parents=True, exist_ok=True)
+    width = prepared.features.query_tokens.shape[1]
+    example = (torch.ones(2, width, dtype=torch.long), torch.full((2,), width))
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    graph = torch.export.export(
+        QueryTower(ranker).eval(), example, dynamic_shapes=({0: batch}, {0: batch})
+    )
+    torch.export.save(graph, folder / TOWER)
+    rows = torch.nonzero(model.bank.written > NEVER).squeeze(1)
+    vectors = F.normalize(model.bank.vectors[rows], dim=-1)
+    save_file({"vectors": vectors.contiguous()}, folder / BANK)
+    ids = prepared.dataset.items[rows.numpy()].tolist()
+    (folder / IDS).write_text(json.dumps(ids), "utf-8")
+    prepared.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+
+
+def load_tower(path: Path) -> nn.Module:
+    """The exported query tower. Raises CheckpointError for a file that is none.
+
+    A .pt2 file is a zip archive of JSON and raw tensors, but `torch.export.load` also
+    unpickles: example inputs always, weights and constants where the archive says so;
+    and a pickle can run any code. Ours holds plain tensors only, and an archive that
+    holds more is refused before it is loaded. That is no proof against every forged
+    file: load what you trust. The other three files cannot run anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = [n for n in archive.namelist() if _runs_code(n, archive.read(n))]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise CheckpointError(f"{path}: no exported tower ({error})") from error
+    if bad:
+        problem = f"{path}: {bad[0]} may run code when it is loaded"
+        raise CheckpointError(
+            f"{problem}; export it again with lemur_mini.serving.export"
+        )
+    return torch.export.load(path).module()
+
+
+def _runs_code(name: str, content: bytes) -> bool:
+    if name.endswith("config.json"):
+        entries = json.loads(content).get("config", {}).values()
+        return any(entry.get("use_pickle") for entry in entries)
+    if name.endswith(".pt"):
+        try:
+            torch.load(io.BytesIO(content), weights_only=True)
+        except Exception:  # whatever it is, it is no plain tensor
+            return True
+    return any(part in name for part in ("custom_obj", "opaque", "aotinductor"))
+
+
+def load_bank(folder: Path) -> tuple[Tensor, list]:
+    """Vectors (M, D) and the item_id of each."""
+    ids = json.loads((folder / IDS).read_text("utf-8"))
+    return load_file(folder / BANK)["vectors"], ids

@@ -1,0 +1,178 @@
+"""Serving: a trained model ranks documents for a user and a query, from the bank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lemur_mini.checkpoints import load_model
+from lemur_mini.data.features import encode_queries
+from lemur_mini.data.pages import PAD, Batch, make_batch
+from lemur_mini.model import Lemur
+from lemur_mini.pipeline import Prepared, with_documents
+
+Request = tuple[object, str, np.ndarray]  # user_id, query text, candidates (S,)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Candidates, best first: catalogue rows (S,) and chances of a watch (S,)."""
+
+    items: np.ndarray
+    chance: np.ndarray
+
+
+class Ranker:
+    """Ranks by name what the model knows by row. No document Transformer runs: vectors
+    come from the bank (paper, section 4). A user or a query that training never saw
+    gets the row of the unknown; the text of a query is read all the same."""
+
+    def __init__(self, model: Lemur, prepared: Prepared):
+        self.model, self.prepared = model.eval(), prepared
+
+    @classmethod
+    def load(cls, checkpoint: Path, prepared: Prepared) -> Ranker:
+        """The model of a checkpoint. Raises CheckpointError where there is none."""
+        device = prepared.features.tokens.device
+        return cls(load_model(checkpoint, device), prepared)
+
+    @cached_property
+    def users(self) -> dict:
+        """Row of every user_id."""
+        return {user: row for row, user in enumerate(self.prepared.dataset.users)}
+
+    @cached_property
+    def queries(self) -> dict[str, int]:
+        """Row of every query text."""
+        return {text: row for row, text in enumerate(self.prepared.dataset.queries)}
+
+    @cached_property
+    def _watched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items and times of all watches, by user and time; where users begin."""
+        log = self.prepared.dataset.log
+        rows = np.flatnonzero(log.label == 1)
+        rows = rows[np.argsort(log.user[rows], kind="stable")]
+        begin = np.searchsorted(log.user[rows], np.arange(len(self.users) + 1))
+        return log.item[rows], log.timestamp[rows], begin
+
+    def history(self, user, before: int | None = None) -> np.ndarray:
+        """Rows (L,) of what the user watched before a time (unix seconds; the end of
+        the log if None), newest first, PAD where there is no more."""
+        length = self.model.config.history_long
+        row, (item, time, begin) = self.users.get(user, PAD), self._watched
+        low, high = (0, 0) if row == PAD else begin[row : row + 2]
+        if before is not None:
+            high = low + np.searchsorted(time[low:high], before)
+        recent = item[max(low, high - length) : high][::-1]
+        return np.pad(recent, (0, length - len(recent)), constant_values=PAD)
+
+    def batch(self, requests: list[Request], before: int | None = None) -> Batch:
+        """Pages of these requests, as the model takes them; PAD where a request has
+        fewer candidates. Raises ValueError for candidates outside the catalogue."""
+        width = max((len(shown) for _, _, shown in requests), default=0)
+        item = np.full((len(requests), width), PAD)
+        for row, (_, _, shown) in enumerate(requests):
+            self._check(np.asarray(shown))
+            item[row, : len(shown)] = shown
+        user = np.array([self.users.get(user, PAD) for user, _, _ in requests])
+        query = np.array([self.queries.get(text, PAD) for _, text, _ in requests])
+        history = np.stack([self.history(user, before) for user, _, _ in requests])
+        label = np.zeros(item.shape, np.float32)
+        return make_batch(user, query, query, item, label, history)
+
+    def _check(self, candidates: np.ndarray) -> None:
+        if not candidates.size:
+            raise ValueError("no candidates to rank; give at least one catalogue row")
+        if candidates.min() < 0 or candidates.max() >= self.prepared.sizes.documents:
+            raise ValueError(
+                f"candidates must be catalogue rows from 0 to "
+                f"{self.prepared.sizes.documents - 1}; "
+                f"got {candidates.min()} to {candidates.max()}"
+            )
+
+    @torch.no_grad()
+    def scores(self, requests: list[Request], before: int | None = None) -> np.ndarray:
+        """Chances of a watch (P, S), in the order of the requests' candidates; what
+        stands beyond a shorter request's candidates means nothing."""
+        model, device = self.model, self.prepared.features.tokens.device
+        batch, query, target = self.batch(requests, before).to(device), None, None
+        if model.config.has_content:
+            query = self._query_vectors([text for _, text, _ in requests], batch)
+            target = model.bank.read(batch.item)[0]
+        return model.rank(batch, query, target).sigmoid().cpu().numpy()
+
+    def rank_many(
+        self, requests: list[Request], before: int | None = None
+    ) -> list[Ranked]:
+        """Rank many requests (user_id, query text, candidates) in one batch."""
+        out = []
+        chances = self.scores(requests, before) if requests else []
+        for (_, _, shown), chance in zip(requests, chances, strict=True):
+            chance = chance[: len(shown)]
+            order = np.argsort(-chance, kind="stable")
+            out.append(Ranked(np.asarray(shown)[order], chance[order]))
+        return out
+
+    def rank(
+        self, user, query: str, candidates: np.ndarray, before: int | None = None
+    ) -> Ranked:
+        """Order candidates (S,) for a user (user_id) who asks a query (text)."""
+        return self.rank_many([(user, query, candidates)], before)[0]
+
+    @torch.no_grad()
+    def retrieve(self, query: str, count: int) -> np.ndarray:
+        """Catalogue rows of the documents whose vectors are nearest to the query's."""
+        vector = self.query_vector(query)
+        cosine = F.normalize(self.model.bank.vectors, dim=-1) @ vector
+        return cosine.topk(count).indices.cpu().numpy()
+
+    @torch.no_grad()
+    def query_vector(self, query: str) -> Tensor:
+        """The query's representation, scaled to length one: (D,)."""
+        return F.normalize(self._query_vectors([query])[0], dim=-1)
+
+    def _query_vectors(self, texts: list[str], batch: Batch | None = None) -> Tensor:
+        """Representations (P, D) of query texts, known or not. In a feed: those of the
+        batch's last watched documents."""
+        model, features = self.model, self.prepared.features
+        if self.prepared.sizes.feed:
+            return model.encode_queries(batch, features)[0]
+        width, device = features.query_tokens.shape[1], features.tokens.device
+        distinct = list(dict.fromkeys(texts))
+        tokens, length = encode_queries(self.prepared.tokenizer, distinct, width - 1)
+        vectors = model.query_encoder(tokens.to(device), length.to(device))
+        place = [distinct.index(text) for text in texts]
+        return model.running_norms["query"](vectors)[place]
+
+    @torch.no_grad()
+    def reasons(self, user, candidates: np.ndarray) -> np.ndarray:
+        """Cosines of candidates with `history(user)`, from the bank: (S, L), 0 where
+        there is no history. What the similarity module sees (paper, section 5); the
+        decoder's attention is spread too evenly to name a reason."""
+        bank, rows = self.model.bank, torch.from_numpy(self.history(user).copy())
+        history, found = bank.read(rows[None].to(bank.written.device))
+        target = bank.vectors[torch.as_tensor(np.asarray(candidates))][None]
+        return self.model.similarity.cosines(target, history, found)[0].cpu().numpy()
+
+    def add_documents(self, documents: list[dict]) -> np.ndarray:
+        """Make new documents rankable at once: each is encoded once and written to the
+        bank. Returns their catalogue rows.
+
+        A document is a dictionary with item_id, any of the data set's text fields, and
+        an image (encoded bytes, or a path), if there is one. Their id embedding is the
+        unknown's: no click has said anything of them. Raises DataError."""
+        old = self.prepared.sizes.documents
+        self.prepared = with_documents(self.prepared, documents, self.model.config)
+        new = torch.arange(old, self.prepared.sizes.documents)
+        self.model.grow(self.prepared.sizes.documents)
+        if self.model.config.has_content:
+            step = int(self.model.bank.written.max()) + 1
+            features = self.prepared.features
+            self.model.publish(features, new.to(features.tokens.device), step)
+        return new.numpy()
