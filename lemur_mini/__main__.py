@@ -2,30 +2,76 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from lemur_mini import evaluation, files, pipeline, plots
-from lemur_mini.config import BASELINE_CHANGES, SCALES
+from lemur_mini.command import OptionError, parse
+from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, SCALES, Config
 from lemur_mini.data.schema import DataError
-from lemur_mini.files import DATA, FileError, write_atomically, write_text_atomically
+from lemur_mini.files import (
+    DATA,
+    FileError,
+    write_atomically,
+    write_text_atomically,
+)
 from lemur_mini.parallel.process import process_of
 from lemur_mini.parallel.ranks import ALONE, RankError, Ranks, join
 from lemur_mini.training import choose_device
 
 NAMES = plots.NAMES
 # what the reader can mend: one line, exit code 2
-BAD = (DataError, FileError, ConnectionError, FloatingPointError, RankError)
+BAD = (DataError, FileError, OptionError, ConnectionError, FloatingPointError)
+BAD += (RankError,)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train RankMixer + LONGER on ids and the full LEMUR from raw text and images, one
+    pass in time order each; test both on the last days and print them beside the best
+    that any model could reach."""
+
+    data: str = str(DATA)
+    """A folder with items.parquet and impressions.parquet, or the id of such a data set
+    on the hub."""
+    scale: Literal["classroom", "gpu"] = "classroom"
+    """Sizes of the model: a laptop, or one GPU. Single fields: --config.*"""
+    seed: int = 0
+    """Of the first weights and of sampling."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes cuda, then mps, then cpu."""
+    out: Path = Path("runs/main")
+    """Folder for what is written."""
+    resume: bool = False
+    """Go on from the checkpoints in --out."""
+    bank: Literal["replicated", "sharded"] = "replicated"
+    """Under torchrun: the memory bank whole on every rank, or cut by rows."""
+    config: Config = CLASSROOM
+    """Every number of the model and its training, of both models where both have it."""
+
+
+def options_of(arguments: list[str] | None) -> Options:
+    """What the command line says; fields of --config start from those of --scale."""
+    prog = "python -m lemur_mini"
+    options = parse(Options, arguments, prog=prog)
+    if options.scale != CLASSROOM.scale:
+        default = Options(scale=options.scale, config=SCALES[options.scale])
+        options = parse(Options, arguments, prog=prog, default=default)
+    if options.config.scale != options.scale:
+        raise OptionError(f"--config.scale is a name; use --scale {options.scale}")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
-    options, ranks = _parser().parse_args(arguments), ALONE
+    ranks = ALONE
     try:
+        options = options_of(arguments)
         device = choose_device(options.device)
         ranks, device = join(device, options.bank == "sharded")
         with ranks.together():
@@ -45,52 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lemur_mini",
-        description="Train RankMixer + LONGER on ids and the full LEMUR from raw text "
-        "and images, one pass in time order each; test both on the last days and print "
-        "them beside the best that any model could reach.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "--data",
-        default=str(DATA),
-        help="a folder with items.parquet and "
-        "impressions.parquet, or the id of such a data set on the hub",
-    )
-    add(
-        "--scale",
-        default="classroom",
-        choices=["classroom", "gpu"],
-        help="sizes of the model: a laptop, or one GPU",
-    )
-    add("--seed", type=int, default=0, help="of the first weights and of sampling")
-    add(
-        "--device",
-        default="auto",
-        choices=["auto", "cpu", "cuda", "mps"],
-        help="auto takes cuda, then mps, then cpu",
-    )
-    add(
-        "--out", type=Path, default=Path("runs/main"), help="folder for what is written"
-    )
-    add("--resume", action="store_true", help="go on from the checkpoints in --out")
-    add(
-        "--bank",
-        default="replicated",
-        choices=["replicated", "sharded"],
-        help="under torchrun: the memory bank whole on every rank, or cut by rows",
-    )
-    return parser
-
-
-def run(
-    options: argparse.Namespace, device: torch.device, ranks: Ranks = ALONE
-) -> dict:
+def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
     """Do what the options say; returns the report that is also written."""
-    config = SCALES[options.scale]
+    config = options.config
     print(f"reading {options.data}")
     prepared = pipeline.prepare(options.data, config, device)
     dataset = prepared.dataset
@@ -129,7 +132,7 @@ def run(
 
 
 def provenance(
-    options: argparse.Namespace, prepared: pipeline.Prepared, device: torch.device
+    options: Options, prepared: pipeline.Prepared, device: torch.device
 ) -> dict:
     """What was run, on what, when, and with which versions."""
     dataset = prepared.dataset

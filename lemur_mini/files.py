@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import sysconfig
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +13,9 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
+# in a clone beside the package; a wheel installs it under its environment's share/
+WHEEL = Path(sysconfig.get_path("data")) / "share" / "lemur_mini" / "data"
+DATA = ROOT / "data" if (ROOT / "data" / "items.parquet").is_file() else WHEEL
 RESULTS = DATA / "results"
 PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
 

@@ -136,8 +136,7 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     config, step = run.config, run.step
     batch = batch.to(run.device)
     watch = config.has_content and step % LOG_EVERY == 0
-    before = run.model.bank.read(batch.unique_items) if watch else None
-    age = run.model.bank.age(batch.unique_items, step) if watch else None
+    before = state_of_bank(run.model, batch, step) if watch else None
     for group in run.optimizer.param_groups:
         group["lr"] = (
             learning_rate_at(config, step, run.total, run.floor) * group["times"]
@@ -156,12 +155,19 @@ def train_step(run: Run, batch: Batch) -> dict | None:
         return None
     ctr, sqdc = run.average(torch.stack([losses.ctr, losses.sqdc])).tolist()
     record = {"step": step, "ctr": ctr, "sqdc": sqdc}
-    return record | (health(run.model, batch, before, age, step) if watch else {})
+    return record | (health(run.model, batch, before, step) if before else {})
 
 
-def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) -> dict:
+def state_of_bank(model: Lemur, batch: Batch, step: int) -> tuple:
+    """What the bank says of a batch's documents before the step: vectors (U, D), found
+    (U,), and the ages of those found."""
+    rows = batch.unique_items
+    return *model.bank.read(rows), model.bank.age(rows, step)
+
+
+def health(model: Lemur, batch: Batch, before: tuple, step: int) -> dict:
     """How well the bank does: cached against current vectors, coverage, age."""
-    old, found = before
+    old, found, age = before
     new, _ = model.bank.read(batch.unique_items)
     (written,) = model.bank.fetch(batch.unique_items, model.bank.written)
     both = found & (written == step)  # encoded again now
