@@ -24,7 +24,7 @@ from lemur_mini.config import SCALES, Config
 from lemur_mini.cost.accounting import step_flops
 from lemur_mini.evaluation import query_auc
 from lemur_mini.files import RESULTS, ROOT, write_text_atomically
-from lemur_mini.reproduce import claims, curves, tables
+from lemur_mini.reproduce import claims, curves, stored, tables
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of
 from lemur_mini.simulate.ab_test import online
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.action == "run":
         run(options)
     else:
-        table(options)
+        write_claims(options)
 
 
 def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
@@ -67,15 +67,15 @@ def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
     return [(name, seed) for name in dict.fromkeys(names) for seed in options.seeds]
 
 
-def table(options: argparse.Namespace) -> None:
+def write_claims(options: argparse.Namespace) -> None:
     """Claims as JSON and figure, and in the README; from stored results alone."""
-    rows = tables.claim_rows(options.name, options.scale)
+    rows = stored.claim_rows(options.name, options.scale)
     stem = "claims" if options.name == "platform" else f"claims-{options.name}"
     text = json.dumps(rows, indent=1) + "\n"
     path = ROOT / "figures" / f"{stem}.json"
     write_text_atomically(path, text)
     plots.save_figure(claims.figure(rows, options.name), path.with_suffix(".png"))
-    runs = tables.stored_runs(options.name, options.scale)
+    runs = stored.stored_runs(options.name, options.scale)
     if (made := curves.figure(runs)) is not None:
         plots.save_figure(
             made, path.with_name(stem.replace("claims", "curves") + ".png")
