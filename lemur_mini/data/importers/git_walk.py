@@ -35,12 +35,8 @@ class Document:
     path: bytes
     blob: str
     born: int  # unix seconds
+    kind: bool  # whether it is a picture
     place: int = -1  # among those of its kind that exist; -1 where it does not
-
-    @property
-    def kind(self) -> bool:
-        """Whether it is a picture."""
-        return is_picture(self.path)
 
 
 @dataclass(frozen=True)
@@ -192,7 +188,8 @@ class Walk:
             return
         if known is None:
             self.noted["files first seen when modified"] += did == "M"
-            known = Document(change.path, change.blobs[1], time)
+            of = is_picture(change.path)
+            known = Document(change.path, change.blobs[1], time, of)
             self.path[change.path] = known
         if known.place < 0:
             known.place = len(self.all[known.kind])

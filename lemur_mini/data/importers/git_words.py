@@ -20,7 +20,7 @@ PAGES = (2**12, 2**16)  # bytes that these are looked for in
 SIDE = 96  # pixels of a picture's longer side; the models see fewer
 GROUND = (128, 128, 128)  # neither light nor dark pictures vanish on it
 MOST_PIXELS = 2**25
-PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp")
+PICTURES = (b".png", b".jpg", b".jpeg", b".gif", b".webp", b".bmp")
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 TRAILER = re.compile(
@@ -205,7 +205,7 @@ def picture(blob: bytes) -> bytes | None:
 
 def is_picture(path: bytes) -> bool:
     """Whether the file's name says that it is a picture."""
-    return path.lower().endswith(tuple(end.encode() for end in PICTURES))
+    return path.lower().endswith(PICTURES)
 
 
 def _text(raw: bytes) -> str:
