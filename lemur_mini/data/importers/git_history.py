@@ -74,16 +74,24 @@ def from_git_history(
     pages = list(walk.pages)
     _enough(walk, source)
     items, row = _items(source, walk, pages)
-    facts = {"label": "files that the commit modified", "commit": tip}
-    facts |= {"shallow": source.shallow} | options
-    facts |= {"negatives": {"per_positive": PER_POSITIVE, "at_least": AT_LEAST}}
-    facts["negatives"] |= {"pools": list(POOLS)}
-    facts |= {"commits": len(commits), "pages": len(pages)}
-    facts |= {"left_out": _counts(walk.left), "noted": _counts(walk.noted)}
+    facts = {"commit": tip, "shallow": source.shallow} | options | _facts(walk)
     name = Path(out).resolve().name
     report = write_log(Path(out), name, items, _log(pages, row), HOUR, facts)
     print(_said(facts))
     return report
+
+
+def _facts(walk: Walk) -> dict:
+    """What dataset.json says beside the pinned commit and the options."""
+    negatives = {"per_positive": PER_POSITIVE, "at_least": AT_LEAST}
+    return {
+        "label": "files that the commit modified",
+        "negatives": negatives | {"pools": list(POOLS)},
+        "commits": len(walk.commits),
+        "pages": len(walk.pages),
+        "left_out": _counts(walk.left),
+        "noted": _counts(walk.noted),
+    }
 
 
 def _enough(walk: Walk, source: Repository) -> None:
