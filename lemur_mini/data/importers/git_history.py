@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lemur_mini.data.health import Health
 from lemur_mini.data.importers.git_commits import LARGEST, Repository
 from lemur_mini.data.importers.git_walk import (
     AT_LEAST,
@@ -25,9 +26,8 @@ from lemur_mini.data.importers.git_words import (
     path_words,
     picture,
 )
-from lemur_mini.data.report import Health
+from lemur_mini.data.importers.huggingface import HOUR, write_log
 from lemur_mini.data.schema import DataError
-from lemur_mini.data.sources import HOUR, write_log
 
 FEWEST = 20  # pages; our choice: less is no log
 
