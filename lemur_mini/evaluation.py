@@ -10,9 +10,7 @@ from lemur_mini import finite
 COLD = 20  # a document or user with fewer training impressions is cold
 
 
-def checked(
-    label: np.ndarray, score: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def checked(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as arrays (B,). Every measure begins here. Raises FloatingPointError for a
     score that is not finite, ValueError for a label that is neither 0 nor 1."""
     label, score = np.asarray(label), np.asarray(score)

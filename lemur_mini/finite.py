@@ -17,8 +17,8 @@ def require(values: np.ndarray, what: str) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise FloatingPointError(
-            f"{bad.size} of {np.size(values)} {what} are not finite, the first in place "
-            f"{bad[0]}; {REMEDY}"
+            f"{bad.size} of {np.size(values)} {what} are not finite, the first in "
+            f"place {bad[0]}; {REMEDY}"
         )
     return values
 
@@ -64,6 +64,6 @@ class Watch:
         for name, value in values.items():
             if not math.isfinite(value.item()):
                 raise FloatingPointError(
-                    f"the {name} is not finite at step {self.step}; the last checkpoint "
-                    f"is kept; {REMEDY}"
+                    f"the {name} is not finite at step {self.step}; the last "
+                    f"checkpoint is kept; {REMEDY}"
                 )

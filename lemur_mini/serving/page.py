@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 
 import numpy as np
 
 from lemur_mini.data.pages import PAD
+from lemur_mini.files import as_json
 from lemur_mini.serving.ranker import Ranker
 
 SHOWN, REASONS = 6, 2  # covers of a page, watched documents named under each
@@ -103,7 +103,7 @@ def served_page(
     users = [str(user) for user in users]
     data = dict(users=users, queries=queries, pages=pages, documents=documents)
     # no end tag can stand inside the data
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    text = as_json(data).replace("<", "\\u003c")
     return PAGE.format(style=STYLE, data=text, script=SCRIPT)
 
 

@@ -85,10 +85,10 @@ def first_half(
         pipeline.pretrain(prepared, run, index)
     run.floor = 0.0 if base == "final" else FLOOR
     if base == "lemur" and kept.is_file():
-        return checkpoints.resume(kept, run, prepared.checksum)
+        return checkpoints.resume(kept, run, prepared.fingerprint)
     training.train(run, prepared.pages, index[: steps * config.batch_pages])
     if base == "lemur":
-        checkpoints.save(run, kept, prepared.checksum)
+        checkpoints.save(run, kept, prepared.fingerprint)
     return run
 
 
