@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import sysconfig
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -14,13 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lemur_mini.errors import Mendable
+
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
+# in a clone beside the package; a wheel installs it under its environment's share/
+WHEEL = Path(sysconfig.get_path("data")) / "share" / "lemur_mini" / "data"
+DATA = ROOT / "data" if (ROOT / "data" / "items.parquet").is_file() else WHEEL
 RESULTS = DATA / "results"
 PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
 
 
-class FileError(ValueError):
+class FileError(Mendable, ValueError):
     """A file that cannot be read or written; the message names it and the remedy."""
 
 

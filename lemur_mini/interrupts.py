@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 HEARD = (signal.SIGINT, signal.SIGTERM)
@@ -15,7 +17,18 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int, saved: Path | None):
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.saved, self.code = saved, 128 + number
+        self.number, self.saved, self.code = number, saved, 128 + number
+
+
+@contextmanager
+def keeping(known: list[Path]) -> Iterator[None]:
+    """A stop in here says which checkpoint it goes on from: that of its own step, else
+    the last of those that are `known` by then, else none."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        saved = getattr(stop, "saved", None) or (known[-1] if known else None)
+        raise Stopped(getattr(stop, "number", signal.SIGINT), saved) from stop
 
 
 class Ears:

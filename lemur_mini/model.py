@@ -21,7 +21,10 @@ from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.ranker import RankMixer
 from lemur_mini.sequence import Decoder, SimilarityModule, most_similar
 
-RANKERS = {"rankmixer": RankMixer, "dlrm": DlrmMlp}
+RANKERS: dict[str, type[RankMixer | DlrmMlp]] = {
+    "rankmixer": RankMixer,
+    "dlrm": DlrmMlp,
+}
 ALL = slice(None)
 
 
@@ -93,6 +96,19 @@ class Lemur(nn.Module):
 
     Which parts exist follows from `config.groups`; the baseline is Lemur without the
     content groups. Rows of documents below 0 are padding everywhere."""
+
+    ids: nn.ModuleDict
+    longer: Longer
+    din: Din
+    document_encoder: DocumentEncoder
+    query_encoder: QueryEncoder
+    running_norms: nn.ModuleDict
+    bank: MemoryBank
+    decoder_query: nn.Linear
+    to_identity: nn.Linear
+    similarity: SimilarityModule
+    decoders: nn.ModuleDict
+    ranker: RankMixer | DlrmMlp
 
     def __init__(self, config: Config, sizes: Sizes):
         super().__init__()
@@ -171,7 +187,7 @@ class Lemur(nn.Module):
         share = len(mine.user) / len(batch.user)
         if config.experts and options.rank:
             total = total + share * config.expert_l1 * self.ranker.penalty()
-        if config.cic_weight:
+        if fresh is not None and config.cic_weight:
             total = total + share * config.cic_weight * self.cic_loss(batch, fresh)
         return Losses(total, ctr.detach(), sqdc.detach())
 
@@ -304,7 +320,7 @@ class Lemur(nn.Module):
             out["longer"] = self.longer(item, user, watched, mask)
         if "din" in groups:
             out["din"] = self.din(item, watched, mask)
-        if self.config.has_content:
+        if query is not None and target is not None:
             history = self.history(batch, fresh)
             out |= self.content(history, query, target, user=user, item=item)
         flat = {g: out[g].expand(p, s, -1).flatten(0, 1) for g in groups}  # (P * S, F)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from lemur_mini.baselines import smoothed_means
 from lemur_mini.config import CLASSROOM, Config
 from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.loading import Dataset
+from lemur_mini.devices import choose_device
 from lemur_mini.evaluation import auc, qauc, slices
 from lemur_mini.files import require_folder
-from lemur_mini.interrupts import Ears, Stopped
+from lemur_mini.interrupts import Ears, Stopped, keeping
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.preparation import Prepared, config_for, prepare, require_period
-from lemur_mini.training import Run, choose_device, make_model, predict
+from lemur_mini.training import Run, make_model, predict
 
 
 class OneProcess:
@@ -63,32 +64,56 @@ def fit(
     raise Stopped. Raises DataError, FileError or FloatingPointError before a step that
     would be lost."""
     require_period(prepared, None, until, "train on")
-    if checkpoint is not None:
-        checkpoint = Path(checkpoint)
-        require_folder(checkpoint.parent)
     pages = prepared.pages.cut_at(until)
     index = pages.between(None, until)
     run = _begin(prepared, config, seed, len(index), process)
+    file = _File(checkpoint, prepared.fingerprint, process)
+    if resume:
+        run = file.resume(run)
     title = title if process.shows_progress else None
-    if resume and checkpoint and checkpoint.is_file():
-        run = process.resume(checkpoint, run, prepared.fingerprint)
-
-    def save(run: Run) -> None:
-        if checkpoint is not None:
-            process.save(run, checkpoint, prepared.fingerprint)
-
-    hears = checkpoint is not None and process.stops_at_a_step
-    with Ears() if hears else nullcontext(Ears()) as ears:
+    with file.listening() as ears:
         if config.two_stage:
             cut = replace(prepared, pages=pages)
             pretrain(cut, run, index, process, lambda: ears.told)
-        training.train(run, pages, index, save, title, lambda: ears.told)
+        training.train(run, pages, index, file.save, title, lambda: ears.told)
         if config.has_content and not ears.told:
             run.model.eval().publish(prepared.features)
-        save(run)
-    if ears.told:
-        raise Stopped(ears.told, checkpoint)
+        file.save(run)
+        if ears.told:
+            raise Stopped(ears.told, file.path)
     return run
+
+
+class _File:
+    """Where a training is kept, if it is: found to be writable before it begins."""
+
+    def __init__(self, path: Path | None, data: Fingerprint, process: OneProcess):
+        self.path = None if path is None else Path(path)
+        self.data, self.process = data, process
+        self.known: list[Path] = []  # the path, once it holds this very training
+        if self.path is not None:
+            require_folder(self.path.parent)
+
+    def save(self, run: Run) -> None:
+        """Write a checkpoint."""
+        if self.path is not None:
+            self.process.save(run, self.path, self.data)
+            self.known.append(self.path)
+
+    def resume(self, fresh: Run) -> Run:
+        """The run of the checkpoint, or the fresh one where there is none."""
+        if self.path is None or not self.path.is_file():
+            return fresh
+        run = self.process.resume(self.path, fresh, self.data)
+        self.known.append(self.path)
+        return run
+
+    @contextmanager
+    def listening(self) -> Iterator[Ears]:
+        """Signals are heard where what they stop can be kept."""
+        hears = self.path is not None and self.process.stops_at_a_step
+        with keeping(self.known), Ears() if hears else nullcontext(Ears()) as ears:
+            yield ears
 
 
 def _begin(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lemur_mini.config import FEED_CHANGES, Config
+from lemur_mini.config import FEED_CHANGES, SCALES, Config
 from lemur_mini.data.features import (
     Features,
     make_features,
@@ -91,8 +91,18 @@ def with_documents(
 
 
 def config_for(config: Config, dataset: Dataset) -> Config:
-    """The configuration for this kind of data: a feed has settings of its own."""
-    return config.replace(**FEED_CHANGES) if dataset.is_feed else config
+    """The configuration for this kind of data: a feed has settings of its own, where
+    the reader has left the scale's."""
+    if not dataset.is_feed:
+        return config
+    usual = SCALES.get(config.scale, config)
+    changes = {k: v for k, v in FEED_CHANGES.items() if at_usual(config, usual, k)}
+    return config.replace(**changes)
+
+
+def at_usual(config: Config, usual: Config, name: str) -> bool:
+    """Whether a field has its usual value."""
+    return getattr(config, name) == getattr(usual, name)
 
 
 def require_period(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,34 +18,15 @@ from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch, Pages
+from lemur_mini.devices import autocast
+from lemur_mini.errors import Mendable
 from lemur_mini.model import Lemur, Sizes, StepOptions
 
 LOG_EVERY = 20  # steps
 
 
-class DeviceError(RuntimeError):
-    """A device that is asked for and not there; the message names those that are."""
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes cuda, then mps, then cpu. Raises DeviceError for one that this
-    machine, or this build of torch, does not have."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    found = [device for device, known in (there | {"cpu": True}).items() if known]
-    if name == "auto":
-        return torch.device(found[0])
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"{name!r} is no device; use {', '.join(found)}") from error
-    if device.type not in found or (
-        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise DeviceError(f"no {name} on this machine; use {', '.join(found)}, or auto")
-    return device
+class SeedError(Mendable, ValueError):
+    """A seed that no generator takes."""
 
 
 def make_model(
@@ -78,7 +58,7 @@ class Run:
 
     def __post_init__(self):
         if self.seed < 0:
-            raise ValueError(f"seed {self.seed} is negative; use 0 or more")
+            raise SeedError(f"seed {self.seed} is negative; use 0 or more")
         groups: dict[tuple, dict] = {}
         for parameter in self.model.parameters():
             kind = self._kind(parameter)
@@ -160,8 +140,7 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     config, step = run.config, run.step
     batch = batch.to(run.device)
     watch = config.has_content and step % LOG_EVERY == 0
-    before = run.model.bank.read(batch.unique_items) if watch else None
-    age = run.model.bank.age(batch.unique_items, step) if watch else None
+    before = state_of_bank(run.model, batch, step) if watch else None
     for group in run.optimizer.param_groups:
         group["lr"] = (
             learning_rate_at(config, step, run.total, run.floor) * group["times"]
@@ -184,12 +163,19 @@ def train_step(run: Run, batch: Batch) -> dict | None:
         return None
     ctr, sqdc = run.average(torch.stack([losses.ctr, losses.sqdc])).tolist()
     record = {"step": step, "ctr": ctr, "sqdc": sqdc}
-    return record | (health(run.model, batch, before, age, step) if watch else {})
+    return record | (health(run.model, batch, before, step) if before else {})
 
 
-def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) -> dict:
+def state_of_bank(model: Lemur, batch: Batch, step: int) -> tuple:
+    """What the bank says of a batch's documents before the step: vectors (U, D), found
+    (U,), and the ages of those found."""
+    rows = batch.unique_items
+    return *model.bank.read(rows), model.bank.age(rows, step)
+
+
+def health(model: Lemur, batch: Batch, before: tuple, step: int) -> dict:
     """How well the bank does: cached against current vectors, coverage, age."""
-    old, found = before
+    old, found, age = before
     new, _ = model.bank.read(batch.unique_items)
     (written,) = model.bank.fetch(batch.unique_items, model.bank.written)
     both = found & (written == step)  # encoded again now
@@ -200,13 +186,6 @@ def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) ->
         "coverage_history": model.bank.coverage(batch.history),
         "age": age.float().mean().item() if len(age) else None,
     }
-
-
-def autocast(config: Config, device: torch.device):
-    """bf16 autocast where the configuration asks for it."""
-    if config.precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

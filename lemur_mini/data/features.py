@@ -25,8 +25,6 @@ LONGEST = 10_000  # characters of a text that the tokenizer is trained on
 # joiners, which tell words of Persian and Hindi apart
 UNSEEN = r"(?![\t\n\r])\p{Cc}|[\u00AD\u200B\u200E\u200F\u202A-\u202E]"
 UNSEEN += r"|[\u2060-\u2069\uFEFF]"
-    r"(?![\t\n\r])\p{Cc}|[\u00AD\u200B\u200E\u200F\u202A-\u202E\u2060-\u2069\uFEFF]"
-)
 
 
 @dataclass(frozen=True)
