@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +10,22 @@ from typing import Literal
 import torch
 
 from lemur_mini import evaluation, files, pipeline, plots
-from lemur_mini.command import OptionError, parse
+from lemur_mini.command import ONE_LINE, OptionError, parse
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, SCALES, Config
-from lemur_mini.data.schema import DataError
+from lemur_mini.devices import choose_device
 from lemur_mini.files import (
     DATA,
-    FileError,
+    require_folder,
     write_atomically,
+    write_json,
     write_text_atomically,
 )
+from lemur_mini.interrupts import Stopped, keeping
 from lemur_mini.parallel.process import process_of
-from lemur_mini.parallel.ranks import ALONE, RankError, Ranks, join
-from lemur_mini.training import choose_device
+from lemur_mini.parallel.ranks import ALONE, Ranks, join
 
 NAMES = plots.NAMES
-# what the reader can mend: one line, exit code 2
-BAD = (DataError, FileError, OptionError, ConnectionError, FloatingPointError)
-BAD += (RankError,)
+MODELS = {"rankmixer_longer": BASELINE_CHANGES, "lemur": {}}
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,14 @@ def options_of(arguments: list[str] | None) -> Options:
         options = parse(Options, arguments, prog=prog, default=default)
     if options.config.scale != options.scale:
         raise OptionError(f"--config.scale is a name; use --scale {options.scale}")
+    if options.seed < 0:
+        raise OptionError(f"--seed {options.seed} is negative; use 0 or more")
     return options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command. Returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run the command. Returns the exit code: 0, 2 for what the reader can mend, 130
+    for Ctrl-C, 143 for SIGTERM."""
     ranks = ALONE
     try:
         options = options_of(arguments)
@@ -77,18 +78,23 @@ def main(arguments: list[str] | None = None) -> int:
         with ranks.together():
             print(text_table(run(options, device, ranks)))
             print(f"written: {options.out}/report.json, report.png, checkpoints")
-    except BAD as error:
+    except ONE_LINE as error:
         if ranks.has_the_word():
             print(f"lemur_mini: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if ranks.has_the_word():
-            print(
-                f"\nstopped; --resume --out {options.out} goes on from the last "
-                "checkpoint"
-            )
-        return 130
+            print(f"\nstopped{how_to_go_on(options, stopped)}")
+        return getattr(stopped, "code", 130)
     return 0
+
+
+def how_to_go_on(options: Options, stopped: KeyboardInterrupt) -> str:
+    """What to do after a stop: --resume is promised where a checkpoint of these very
+    settings is there to go on from."""
+    if isinstance(stopped, Stopped) and stopped.saved:
+        return f"; --resume --out {options.out} goes on from {stopped.saved.name}"
+    return " before there was a checkpoint"
 
 
 def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
@@ -102,23 +108,9 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
         f"{len(dataset.log.label):,} impressions, {len(dataset.users):,} users, "
         f"{len(dataset.items):,} documents, device {device}"
     )
-    models, logs = {}, {}
-    for name, changes in {"rankmixer_longer": BASELINE_CHANGES, "lemur": {}}.items():
-        trained = pipeline.fit(
-            prepared,
-            config.replace(**changes),
-            options.seed,
-            dataset.test_start,
-            options.out / f"{name}.safetensors",
-            options.resume,
-            NAMES[name],
-            process_of(ranks),
-        )
-        models[name] = pipeline.evaluate_period(
-            prepared, trained, dataset.test_start, None
-        )
-        models[name] |= cost(trained)
-        logs[name] = trained.log
+    pipeline.require_period(prepared, dataset.test_start, None, "test on")
+    require_folder(options.out)
+    models, logs = train_and_test(options, prepared, config, process_of(ranks))
     report = provenance(options, prepared, device) | {
         "ranks": ranks.size,
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
@@ -129,6 +121,35 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
     if not ranks.rank:
         write(options.out, report, prepared)
     return report
+
+
+def train_and_test(
+    options: Options,
+    prepared: pipeline.Prepared,
+    config: Config,
+    process: pipeline.OneProcess,
+) -> tuple[dict, dict]:
+    """Measures and training log of both models, by name."""
+    models, logs, known = {}, {}, []
+    start = prepared.dataset.test_start
+    with keeping(known):
+        for name, changes in MODELS.items():
+            path = options.out / f"{name}.safetensors"
+            trained = pipeline.fit(
+                prepared,
+                config.replace(**changes),
+                options.seed,
+                start,
+                path,
+                options.resume,
+                NAMES[name],
+                process,
+            )
+            known.append(path)
+            models[name] = pipeline.evaluate_period(prepared, trained, start, None)
+            models[name] |= cost(trained)
+            logs[name] = trained.log
+    return models, logs
 
 
 def provenance(
@@ -163,8 +184,7 @@ def cost(trained) -> dict:
 
 def write(out: Path, report: dict, prepared: pipeline.Prepared) -> None:
     """Report, figure and tokenizer, each whole or not at all."""
-    text = json.dumps(report, indent=1) + "\n"
-    write_text_atomically(out / "report.json", text)
+    write_json(out / "report.json", report)
     figure = plots.report_figure(report, report["training_log"]["lemur"])
     write_atomically(out / "report.png", lambda part: plots.save_figure(figure, part))
     tokenizer = prepared.tokenizer.backend_tokenizer.to_str(pretty=True)

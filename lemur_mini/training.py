@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,21 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch, Pages
+from lemur_mini.devices import autocast
+from lemur_mini.errors import Mendable
 from lemur_mini.model import Lemur, Sizes, StepOptions
 
 LOG_EVERY = 20  # steps
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes cuda, then mps, then cpu."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+class SeedError(Mendable, ValueError):
+    """A seed that no generator takes."""
 
 
 def make_model(
@@ -61,6 +57,8 @@ class Run:
     log: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
+        if self.seed < 0:
+            raise SeedError(f"seed {self.seed} is negative; use 0 or more")
         groups: dict[tuple, dict] = {}
         for parameter in self.model.parameters():
             kind = self._kind(parameter)
@@ -94,6 +92,11 @@ class Run:
     @property
     def device(self) -> torch.device:
         return self.features.tokens.device
+
+    @cached_property
+    def watch(self) -> finite.Watch:
+        """Of what must stay a number."""
+        return finite.Watch()
 
     @cached_property
     def losses(self) -> Callable:
@@ -132,7 +135,8 @@ def step_options(run: Run, batch: Batch) -> StepOptions:
 
 
 def train_step(run: Run, batch: Batch) -> dict | None:
-    """One step of the optimiser. Returns what is worth logging, every LOG_EVERY."""
+    """One step of the optimiser. Returns what is worth logging, every LOG_EVERY. Raises
+    FloatingPointError where loss, gradient or a weight is no number any more."""
     config, step = run.config, run.step
     batch = batch.to(run.device)
     watch = config.has_content and step % LOG_EVERY == 0
@@ -143,10 +147,14 @@ def train_step(run: Run, batch: Batch) -> dict | None:
         )
     with autocast(config, run.device):
         losses = run.losses(batch, run.features, step_options(run, batch))
+    run.watch.check()  # the step before: a GPU was waited for in this one's losses
     run.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    weights = list(run.model.parameters())
+    gradient = torch.nn.utils.clip_grad_norm_(weights, config.clip)
     run.optimizer.step()
+    weight = torch.nn.utils.get_total_norm(weights)
+    run.watch.note(step, loss=losses.total, gradient=gradient, weight=weight)
     if config.has_content:
         for norm in run.model.running_norms.values():
             norm.update()
@@ -180,13 +188,6 @@ def health(model: Lemur, batch: Batch, before: tuple, step: int) -> dict:
     }
 
 
-def autocast(config: Config, device: torch.device):
-    """bf16 autocast where the configuration asks for it."""
-    if config.precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
-
-
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The same batches on the device, each made while the one before is in use."""
     with ThreadPoolExecutor(1) as maker:
@@ -203,11 +204,13 @@ def train(
     index: np.ndarray,
     save: Callable[[Run], None] | None = None,
     title: str | None = "training",
+    told: Callable[[], object] = lambda: None,
 ) -> Run:
     """Train on the pages at `index`, in that order, each once; go on where `run` is.
 
     `save(run)` is called every `checkpoint_every` steps. title: of the progress bar;
-    None for no bar."""
+    None for no bar. Stops after the step in which `told()` becomes true. Raises
+    FloatingPointError, naming the step, before anything that is no number is saved."""
     config, began = run.config, time.perf_counter() - run.seconds
     index = index[run.step * config.batch_pages :]
     run.model.train()
@@ -226,19 +229,14 @@ def train(
         record = train_step(run, batch)
         run.seconds = time.perf_counter() - began
         if record:
-            if not math.isfinite(record["ctr"]):
-                raise FloatingPointError(
-                    f"the loss is not finite at step {run.step}; lower learning_rate"
-                )
             run.log.append(record)
             bar.set_postfix(loss=f"{record['ctr']:.3f}", refresh=False)
+        if told():
+            break
         if save and run.step % config.checkpoint_every == 0:
-            if not all(p.isfinite().all() for p in run.model.parameters()):
-                raise FloatingPointError(
-                    f"a weight is not finite at step {run.step}; the last checkpoint "
-                    "is kept; lower learning_rate"
-                )
+            run.watch.check()
             save(run)
+    run.watch.check()
     return run
 
 
@@ -248,8 +246,12 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score the pages at `index` from the bank alone.
 
-    Returns rows of the log (B,) and watch probabilities (B,)."""
+    Returns rows of the log (B,) and watch probabilities (B,). Raises FloatingPointError
+    where one is no number, ValueError for features of another catalogue."""
     config, device = model.config, features.tokens.device
+    known, given = model.sizes.documents, len(features.tokens)
+    if known != given:
+        raise ValueError(f"a model of {known} documents, features of {given}")
     model.eval()
     scores, rows = [np.empty((0, pages.size))], pages.rows[index]
     batches = pages.stream(index, 4 * config.batch_pages, config.history_long)
@@ -258,4 +260,4 @@ def predict(
             logit = model(batch, features)
         scores.append(torch.sigmoid(logit.float()).cpu().numpy())
     inside = rows >= 0
-    return rows[inside], np.concatenate(scores)[inside]
+    return rows[inside], finite.require(np.concatenate(scores)[inside], "scores")

@@ -44,6 +44,11 @@ class Log:
     item: np.ndarray  # row of the catalogue
     timestamp: np.ndarray  # unix seconds
     label: np.ndarray
+    period: np.ndarray | None = None  # 0 before valid_start, 1 before test_start, 2
+
+    def __post_init__(self):
+        if self.period is None:  # of a log that is not divided
+            object.__setattr__(self, "period", np.zeros(len(self.qid), np.int64))
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,7 @@ def load(source: str | Path) -> Dataset:
     known = "probability" in impressions.column_names
     truth = impressions["probability"].to_numpy() if known else None
     name, valid_start, test_start = _periods(source, folder, log)
+    log = in_periods(log, valid_start, test_start, counts)
     return Dataset(
         name=name,
         folder=folder,
@@ -237,6 +243,20 @@ def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, in
             f"on, or is before valid_start {valid}; choose it in ({begin}, {end}]"
         )
     return name, valid, test
+
+
+def in_periods(log: Log, valid_start: int, test_start: int, counts: Counter) -> Log:
+    """The log with the period that every row's own time says. Sessions that last from
+    one into the next are counted, and an empty validation period is."""
+    starts = [valid_start, test_start]
+    period = np.searchsorted(starts, log.timestamp, side="right")
+    order = np.argsort(log.qid, kind="stable")
+    qid, in_order = log.qid[order], period[order]
+    crossed = (qid[1:] == qid[:-1]) & (in_order[1:] != in_order[:-1])
+    split = len(np.unique(qid[1:][crossed]))
+    counts["sessions split where a period begins"] = split
+    counts["empty validation period"] = int(not (period == 1).any())
+    return replace(log, period=period)
 
 
 def default_periods(timestamp: np.ndarray) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -63,20 +63,25 @@ def make_batch(user, query, qid, item, label, history) -> Batch:
 class Pages:
     """The log cut into pages, in time order of their sessions.
 
-    A page holds up to `size` impressions of one QID. Histories hold what the user
-    watched (label 1) strictly before the first impression of that QID: never the
-    session's own impressions, never later ones."""
+    A page holds up to `size` impressions of one QID and one period (`Log.period`): a
+    session that lasts from one period into the next is cut there, so that every row is
+    trained on or tested by its own time. Histories hold what the user watched (label 1)
+    strictly before the first impression of that QID: never the session's own
+    impressions, never later ones. # our choice: also after a cut, so that where a
+    period begins changes what a row is used for and nothing that a model sees of it."""
 
     def __init__(self, log: Log, size: int, watches: tuple | None = None):
         """watches: user, item and time (W,) in time order, where histories hold more
         than this log shows (see `PageStream`)."""
-        self.log, self.size = log, size
+        self.log, self.size, self._watches = log, size, watches
         order = np.lexsort((np.arange(len(log.qid)), log.qid))  # by QID, then time
         qid = log.qid[order]
-        new = np.flatnonzero(np.r_[True, qid[1:] != qid[:-1]])
-        start = log.timestamp[order[new]]  # of the session
+        first = np.r_[True, qid[1:] != qid[:-1]]  # of a session, below: of its part
+        new = np.flatnonzero(first | (np.diff(log.period[order], prepend=-1) != 0))
+        start = log.timestamp[order[new]]
+        since = log.timestamp[order[np.flatnonzero(first)[np.cumsum(first)[new] - 1]]]
         lengths = np.diff(np.r_[new, len(qid)])
-        chunks = -(-lengths // size)  # pages of every session
+        chunks = -(-lengths // size)  # pages of every part
         session = np.repeat(np.arange(len(new)), chunks)
         part = np.arange(len(session)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
         place = (new[session] + part * size)[:, None] + np.arange(size)
@@ -84,7 +89,8 @@ class Pages:
         rows = np.where(inside, order[np.minimum(place, len(order) - 1)], PAD)
         by_time = np.lexsort((part, session, start[session]))
         self.rows = rows[by_time]  # (pages, S) rows of the log, PAD where empty
-        self.start = start[session][by_time]  # (pages,) unix seconds
+        self.start = start[session][by_time]  # (pages,) unix seconds, of the part
+        self.since = since[session][by_time]  # ... of the session
         head = self.rows[:, 0]
         self.user, self.qid, self.query = log.user[head], log.qid[head], log.query[head]
         if watches is None:
@@ -95,20 +101,32 @@ class Pages:
     def _index_history(self, user, item, time) -> None:
         order = np.argsort(user, kind="stable")  # by user, then time
         self.watched = item[order]
-        base = min(time.min(initial=self.start.min()), self.start.min())
-        span = max(time.max(initial=self.start.max()), self.start.max()) - base + 1
+        base = min(time.min(initial=self.since.min()), self.since.min())
+        span = max(time.max(initial=self.since.max()), self.since.max()) - base + 1
         key = user[order] * span + (time[order] - base)
         self.begin = np.searchsorted(key, self.user * span)
-        self.end = np.searchsorted(key, self.user * span + (self.start - base))
+        self.end = np.searchsorted(key, self.user * span + (self.since - base))
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def between(self, start: int | None, end: int | None) -> np.ndarray:
-        """Indices of the pages whose session begins in [start, end)."""
+        """Indices of the pages that begin in [start, end). No row of theirs is later
+        where both are starts of periods, or the pages are `cut_at` them."""
         low = 0 if start is None else np.searchsorted(self.start, start)
         high = len(self) if end is None else np.searchsorted(self.start, end)
         return np.arange(low, high)
+
+    def cut_at(self, *times: int | None) -> Pages:
+        """These pages, or, where one lasts from before one of these times (unix
+        seconds) until after it, the pages of the same log with periods begun there."""
+        last = self.log.timestamp[self.rows.max(axis=1)]
+        known = [time for time in times if time is not None]
+        cuts = [t for t in known if ((self.start < t) & (last >= t)).any()]
+        if not cuts:
+            return self
+        period = self.log.period + sum((self.log.timestamp >= t) * 1 for t in cuts)
+        return Pages(replace(self.log, period=period), self.size, self._watches)
 
     def shown(self, index: np.ndarray) -> np.ndarray:
         """Rows (B,) of the log on the pages at these indices, in their order."""

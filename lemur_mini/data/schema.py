@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lemur_mini.errors import Mendable
+
 ITEMS, IMPRESSIONS = "items.parquet", "impressions.parquet"
 NOT_TEXT = ("item_id", "image", "created_at")
 LOGGED = ("user_id", "query_id", "session_id", "query", "item_id", "timestamp")
@@ -28,7 +30,7 @@ TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # a second, in arrow's 
 MOST_FIELDS = 250  # types of tokens are kept in a byte
 
 
-class DataError(ValueError):
+class DataError(Mendable, ValueError):
     """Data that cannot be used; the message names file, row, column and remedy."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 
+from lemur_mini.command import in_one_line
 from lemur_mini.reproduce import runs, search, tables
 
 
@@ -27,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(in_one_line(main)())

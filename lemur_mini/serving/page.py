@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from importlib.resources import files
 
 import numpy as np
 
 from lemur_mini.data.pages import PAD
+from lemur_mini.files import as_json
 from lemur_mini.serving.ranker import Ranker
 
 SHOWN, REASONS = 6, 2  # covers of a page, watched documents named under each
@@ -57,7 +57,7 @@ def served_page(
     users = [str(user) for user in users]
     data = dict(users=users, queries=queries, pages=pages, documents=documents)
     # no end tag can stand inside the data
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    text = as_json(data).replace("<", "\\u003c")
     return TEMPLATE.read_text("utf-8").replace("DATA", text, 1)
 
 
