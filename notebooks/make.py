@@ -45,7 +45,7 @@ EXERCISE = re.compile(
 CHECK = "course.exercise("
 FORMAT = "py:percent"
 COSTS = HERE.parent / "data" / "results" / "notebooks.json"
-# Its output, seconds of a processor and kilobytes (Linux), is kept beside the notebooks.
+# Prints seconds of a processor and kilobytes (Linux), which are kept in COSTS.
 USED = """from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 used = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
 print(sum(x.ru_utime + x.ru_stime for x in used), used[0].ru_maxrss)"""
