@@ -62,7 +62,7 @@ def prepare(
         dataset=dataset,
         tokenizer=tokenizer,
         features=features.to(device),
-        pages=Pages(dataset.log, config.page_size),
+        pages=Pages(dataset.log, config.page_size, seen=config.history_seen),
         sizes=sizes,
         fingerprint=fingerprint(dataset, features, tokenizer, names),
     )

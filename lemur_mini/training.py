@@ -114,7 +114,8 @@ def learning_rate_at(
     """Learning rate at a step: linear warm-up, then linear decay, to zero or to a
     share of it that stays."""
     warm = max(1, round(config.warm_up * total))
-    fall = max((total - step) / max(1, total - warm), floor)
+    fall = (total - step) / max(1, total - max(warm, config.fall_from * total))
+    fall = max(min(fall, 1.0), floor)
     return config.learning_rate * min((step + 1) / warm, fall)
 
 
@@ -188,10 +189,13 @@ def health(model: Lemur, batch: Batch, before: tuple, step: int) -> dict:
     }
 
 
-def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches on the device, each made while the one before is in use."""
+def prefetch(
+    batches: Iterator[Batch], device: torch.device, multiple: int = 1
+) -> Iterator[Batch]:
+    """The same batches on the device, each made while the one before is in use, with
+    no more padding than a multiple of LONGER's merge needs."""
     with ThreadPoolExecutor(1) as maker:
-        moved = (batch.to(device) for batch in batches)
+        moved = (batch.cropped(multiple).to(device) for batch in batches)
         following = maker.submit(next, moved, None)
         while (batch := following.result()) is not None:
             following = maker.submit(next, moved, None)
@@ -215,7 +219,7 @@ def train(
     index = index[run.step * config.batch_pages :]
     run.model.train()
     batches = pages.stream(index, config.batch_pages, config.history_long)
-    stream = prefetch(batches, run.device)
+    stream = prefetch(batches, run.device, config.longer_merge)
     bar = tqdm(
         stream,
         title,
@@ -255,7 +259,7 @@ def predict(
     model.eval()
     scores, rows = [np.empty((0, pages.size))], pages.rows[index]
     batches = pages.stream(index, 4 * config.batch_pages, config.history_long)
-    for batch in prefetch(batches, device):
+    for batch in prefetch(batches, device, config.longer_merge):
         with autocast(config, device):
             logit = model(batch, features)
         scores.append(torch.sigmoid(logit.float()).cpu().numpy())

@@ -69,24 +69,41 @@ class Ranker:
         return {text: row for row, text in enumerate(self.prepared.dataset.queries)}
 
     @cached_property
-    def _watched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Items and times of all watches, by user and time; where users begin."""
+    def _shown(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of the log by user and time, and their times; where users begin."""
         log = self.prepared.dataset.log
-        rows = np.flatnonzero(log.label == 1)
-        rows = rows[np.argsort(log.user[rows], kind="stable")]
+        rows = np.argsort(log.user, kind="stable")
         begin = np.searchsorted(log.user[rows], np.arange(len(self.users) + 1))
-        return log.item[rows], log.timestamp[rows], begin
+        return rows, log.timestamp[rows], begin
+
+    def _before(self, user, before: int | None) -> np.ndarray:
+        """Rows of the log that the user was shown before a time, oldest first."""
+        row, (rows, time, begin) = self.users.get(user, PAD), self._shown
+        low, high = (0, 0) if row == PAD else begin[row : row + 2]
+        if before is not None:
+            high = low + np.searchsorted(time[low:high], before)
+        return rows[low:high]
 
     def history(self, user, before: int | None = None) -> np.ndarray:
         """Rows (L,) of what the user watched before a time (unix seconds; the end of
         the log if None), newest first, PAD where there is no more."""
+        log, rows = self.prepared.dataset.log, self._before(user, before)
         length = self.model.config.history_long
-        row, (item, time, begin) = self.users.get(user, PAD), self._watched
-        low, high = (0, 0) if row == PAD else begin[row : row + 2]
-        if before is not None:
-            high = low + np.searchsorted(time[low:high], before)
-        recent = item[max(low, high - length) : high][::-1]
-        return np.pad(recent, (0, length - len(recent)), constant_values=PAD)
+        return _newest(log.item[rows[log.label[rows] == 1]], length, PAD)
+
+    def _seen(self, users: list, before: int | None) -> dict[str, np.ndarray]:
+        """What users were shown, (P, K), and what of it they watched, where the model
+        asks for it."""
+        log, length = self.prepared.dataset.log, self.model.config.history_seen
+        if not length:
+            return {}
+        rows = [self._before(user, before) for user in users]
+        return {
+            "seen": np.stack([_newest(log.item[r], length, PAD) for r in rows]),
+            "taken": np.stack(
+                [_newest(log.label[r] == 1, length, False) for r in rows]
+            ),
+        }
 
     def batch(self, requests: list[Request], before: int | None = None) -> Batch:
         """Pages of these requests, as the model takes them; PAD where a request has
@@ -103,7 +120,8 @@ class Ranker:
         query = np.array([self.queries.get(text, PAD) for _, text, _ in requests])
         history = np.stack([self.history(user, before) for user, _, _ in requests])
         label = np.zeros(item.shape, np.float32)
-        return make_batch(user, query, query, item, label, history)
+        seen = self._seen([user for user, _, _ in requests], before)
+        return make_batch(user, query, query, item, label, history, **seen)
 
     def _check_query(self, text: str) -> None:
         if not isinstance(text, str):
@@ -224,3 +242,9 @@ class Ranker:
             features = self.prepared.features
             self.model.publish(features, new.to(features.tokens.device), step)
         return new.numpy()
+
+
+def _newest(values: np.ndarray, length: int, fill) -> np.ndarray:
+    """The last `length` of these, newest first, filled up."""
+    recent = values[max(0, len(values) - length) :][::-1]
+    return np.pad(recent, (0, length - len(recent)), constant_values=fill)
