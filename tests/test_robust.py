@@ -27,6 +27,7 @@ from lemur_mini.__main__ import main
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import SCALES
 from lemur_mini.data.features import UNREADABLE, decode, make_features, make_tokenizer
+from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.loading import load
 from lemur_mini.data.schema import DataError
 from lemur_mini.reproduce import claims, runs
@@ -35,7 +36,7 @@ from tests.conftest import CONFIG
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parent.parent
-DATA = "0badcafe"
+DATA = Fingerprint({"data": "0badcafe"})
 FREQUENT = CONFIG.replace(checkpoint_every=1, forward_share=0.5, backward_share=0.25)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and its limits")
 
@@ -48,7 +49,7 @@ def write(folder: Path, items: dict, log: dict) -> Path:
 
 
 def small_log(ids: list) -> dict:
-    """Every item alone on a page, one a second, all watched by one user."""
+    """Every item alone on a page, one a second, every other watched, by one user."""
     count = len(ids)
     return {
         "user_id": [0] * count,
@@ -56,7 +57,7 @@ def small_log(ids: list) -> dict:
         "query": [f"query {k}" for k in range(count)],
         "item_id": ids,
         "timestamp": list(range(count)),
-        "label": [1] * count,
+        "label": [k % 2 for k in range(count)],
     }
 
 
@@ -316,15 +317,15 @@ def test_an_export_serves_and_resumes_nothing(prepared, tmp_path):
         make_model(CONFIG, prepared.sizes, 0, CPU), prepared.features, 0, trained.total
     )
     with pytest.raises(CheckpointError, match="exported without its optimiser"):
-        checkpoints.resume(shipped, fresh, prepared.checksum)
-    assert checkpoints.resume(path, fresh, prepared.checksum).step == trained.step
+        checkpoints.resume(shipped, fresh, prepared.fingerprint)
+    assert checkpoints.resume(path, fresh, prepared.fingerprint).step == trained.step
 
 
 @pytest.mark.parametrize("text", ["", '{"config": {"se', "[]", "{}", "null"])
 def test_a_half_written_result_is_run_again_and_named(tmp_path, text):
     path = runs.result_path(tmp_path, "lemur", 0)
     path.write_text(text)
-    assert not runs.is_done(path, CONFIG, DATA)
+    assert not runs.is_done(path, CONFIG, "0badcafe")
     with pytest.raises(DataError) as error:
         claims.load(tmp_path)
     assert str(error.value).startswith(f"{path}: not a whole result (")

@@ -86,9 +86,7 @@ def store(
         "repeats": roofline.REPEATS,
     }
     result |= files.provenance(command, device) | more
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    (RESULTS / f"{name}.json").write_text(text, "utf-8")
+    files.write_json(RESULTS / f"{name}.json", result)
     for line in rows:
         value = line["measured"]
         shown = "not measured" if value is None else f"{value:.3g}"
