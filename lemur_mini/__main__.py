@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         device = choose_device(options.device)
         ranks, device = join(device, options.bank == "sharded")
         with ranks.together():
-            print(table(run(options, device, ranks)))
+            print(text_table(run(options, device, ranks)))
             print(f"written: {options.out}/report.json, report.png, checkpoints")
     except ONE_LINE as error:
         if ranks.has_the_word():
@@ -191,7 +191,7 @@ def write(out: Path, report: dict, prepared: pipeline.Prepared) -> None:
     write_text_atomically(out / "tokenizer.json", tokenizer)
 
 
-def table(report: dict) -> str:
+def text_table(report: dict) -> str:
     """The result as text: one line a model, and the ceiling."""
     lines = [f"{'':28}{'AUC':>8}{'QAUC':>8}{'cold AUC':>10}{'seconds':>9}"]
     for name, model in report["models"].items():

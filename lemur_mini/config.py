@@ -1,4 +1,4 @@
-"""Every number that someone may want to change: the platform, the scales, the model."""
+"""Every number of the model and of its training, and the scales."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AUC, QAUC, slices, intervals, calibration; means, the simplest ranker."""
+"""AUC, QAUC, slices, intervals, calibration."""
 
 from __future__ import annotations
 

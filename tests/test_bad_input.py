@@ -116,8 +116,9 @@ FATAL = {
         f"{LOG}, column timestamp, row 6: inf is not a time; use unix seconds",
     ),
     "timestamp of strings": (
-        retype(LOG, "timestamp", str),
-        f"{LOG}, column timestamp: has type string; store unix seconds",
+        retype(LOG, "timestamp", "on day {}".format),
+        f"{LOG}, column timestamp, row 0: on day FIRST is not a time; "
+        "write 2024-01-31 12:00:00, or unix seconds",
     ),
     "user null": (
         put(LOG, "user_id", 7, None),
@@ -125,7 +126,8 @@ FATAL = {
     ),
     "user of lists": (
         retype(LOG, "user_id", lambda value: [value]),
-        f"{LOG}, column user_id: has type list<item: int64>; store numbers or strings",
+        f"{LOG}, column user_id: has type list<element: int64>; "
+        "store numbers or strings",
     ),
     "query of numbers": (
         retype(LOG, "query", len),
@@ -171,18 +173,19 @@ FATAL = {
         f"timestamp in {unit}": (
             retype(LOG, "timestamp", lambda value, ticks=ticks: value * ticks),
             f"{LOG}, column timestamp, row 0: FIRST{zeros} looks like {unit}; "
-            f"divide by {ticks}: timestamps are unix seconds",
+            f'divide by {ticks}, or say time_unit "{short}": timestamps are unix '
+            "seconds",
         )
-        for unit, ticks, zeros in (
-            ("milliseconds", 10**3, "000"),
-            ("microseconds", 10**6, "000000"),
-            ("nanoseconds", 10**9, "000000000"),
+        for unit, short, ticks, zeros in (
+            ("milliseconds", "ms", 10**3, "000"),
+            ("microseconds", "us", 10**6, "000000"),
+            ("nanoseconds", "ns", 10**9, "000000000"),
         )
     },
     "timestamp in milliseconds from some row on": (
         put(LOG, "timestamp", 9, 1_735_689_600_000),
         f"{LOG}, column timestamp, row 9: 1735689600000 looks like milliseconds; "
-        "divide by 1000: timestamps are unix seconds",
+        'divide by 1000, or say time_unit "ms": timestamps are unix seconds',
     ),
     "timestamp beyond all time": (
         put(LOG, "timestamp", 6, 1e30),
@@ -269,8 +272,7 @@ FATAL = {
     ),
     "no folder": (
         shutil.rmtree,
-        f"PATH/{ITEMS}: cannot be read (Couldn't find any data file at PATH.); "
-        "give a folder, or a hub id when online",
+        "PATH: no such folder; give a folder, or a hub id when online",
     ),
     "periods cut short": (
         content("dataset.json", b'{"name": "mine"}'),

@@ -261,7 +261,7 @@ def test_negatives_respect_birth_and_small_catalogues():
     out = add_negatives(pa.table(log), pa.table(items), 5).to_pylist()
     negatives = [(r["timestamp"], r["item_id"]) for r in out if r["sampled"]]
     assert sorted(negatives) == [(10, "b"), (30, "b"), (30, "c")]
-    with pytest.raises(DataError, match="row 2: is not among the items"):
+    with pytest.raises(DataError, match="row 2: z is not in items.parquet"):
         add_negatives(pa.table(log | {"item_id": ["a", "b", "z"]}), pa.table(items), 1)
 
 

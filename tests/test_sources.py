@@ -198,7 +198,7 @@ def replaced(path: Path, old: bytes, new: bytes) -> None:
         ),
         (
             lambda f: replaced(f / "movies.dat", b"1::Toy", b"100::Toy"),
-            "column item_id, row .*: 1 is not in items.parquet; add the item",
+            "ratings.dat, column movieId, row .*: 1 is not in movies.dat; add the item",
         ),
         (
             lambda f: replaced(f / "ratings.dat", b"\r\n", b"::\r\n"),
@@ -283,6 +283,12 @@ def amazon(folder: Path, packed: bool = False, rows: int = 300) -> Path:
     return folder
 
 
+def rows_of(folder: Path, packed: bool) -> list[dict]:
+    path = folder / f"All_Beauty.jsonl{'.gz' * packed}"
+    raw = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+    return [json.loads(line) for line in raw.split(b"\n") if line]
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_amazon_reviews(packed, tmp_path):
     out = tmp_path / "out"
@@ -299,7 +305,8 @@ def test_amazon_reviews(packed, tmp_path):
     assert items["B000000001"]["categories"] == "Beauty Face"
     assert items["B000000000"]["title"] is None  # reviewed, but not in the metadata
     assert log["timestamp"] == sorted(log["timestamp"])
-    assert 1.5e9 < min(log["timestamp"]) < max(log["timestamp"]) < 1.7e9
+    made = sorted(row["timestamp"] for row in rows_of(tmp_path / "in", packed))
+    assert load(out).log.timestamp.tolist() == [t / 1000 for t in made]
     assert 0.2 < np.mean(log["label"]) < 0.6 and report.rows == 300
     assert load(out).is_feed
 
@@ -529,7 +536,11 @@ def test_a_table_of_items_queries_and_dates(tmp_path):
             COLUMNS | {"title": "nome"},
             "no column nome; it has uid, film",
         ),
-        ("arrow", COLUMNS, "column label, row 0: . is not a label; use 0 or 1"),
+        (
+            "arrow",
+            COLUMNS,
+            "the table, column stars, row 0: . is not a label; use 0 or 1",
+        ),
         ("gone.parquet", COLUMNS, "gone.parquet: cannot be read"),
     ],
 )

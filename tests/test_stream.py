@@ -117,7 +117,7 @@ def test_bad_rows_are_named(folder, tmp_path, column, row, value, message):
 
 
 def test_files_that_cannot_be_read(folder, tmp_path):
-    with pytest.raises(DataError, match="items.parquet: cannot be read"):
+    with pytest.raises(DataError, match="items.parquet: not found"):
         PageStream(tmp_path, 8, 4)
     (tmp_path / "items.parquet").write_bytes((folder / "items.parquet").read_bytes())
     (tmp_path / LOG).write_bytes(b"")

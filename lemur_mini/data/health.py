@@ -10,17 +10,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lemur_mini.data.loading import Dataset, read_table
+from lemur_mini.data.columns import Origin, is_text, plain
+from lemur_mini.data.loading import Dataset, read_tables
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
-    check_impressions,
-    check_items,
     codes,
-    is_text,
+    group_of,
+    item_rows,
     repeated,
-    seconds,
+    unused,
 )
+from lemur_mini.data.times import seconds
 from lemur_mini.evaluation import auc
 
 TELLS = 0.95  # our choice: a column whose AUC reaches this gives the label away
@@ -49,6 +50,7 @@ class Health:
     timeline: np.ndarray  # (2, BINS) impressions and positives over equal times
     checked: dict[str, str] = field(default_factory=dict)  # leak: what was found
     leaks: tuple[str, ...] = ()  # one line each: file, column, row, problem, remedy
+    unused: dict[str, str] = field(default_factory=dict)  # column: why it is not read
 
     def __str__(self) -> str:
         days = (self.end - self.start) / 86_400
@@ -64,8 +66,14 @@ class Health:
         lines |= {f"items with {k}": f"{v:.1%}" for k, v in self.coverage.items()}
         lines |= self.checked
         table = "\n".join(f"  {key:24}{value}" for key, value in lines.items())
-        leaks = [f"LEAK {line}" for line in self.leaks]
-        return "\n".join([f"health of {self.name}", table, *leaks])
+        return "\n".join([f"health of {self.name}", table, *self.warnings()])
+
+    def warnings(self) -> list[str]:
+        """The short form: a line for every column that is not used, and every leak."""
+        unused = [
+            f"not used: column {name}, {why}" for name, why in self.unused.items()
+        ]
+        return [*unused, *(f"LEAK {line}" for line in self.leaks)]
 
 
 def _date(time: int) -> datetime.date:
@@ -83,13 +91,10 @@ def health(
     does not follow the schema."""
     if isinstance(source, Dataset):
         source = source.folder or source.name  # the texts and ids as they were
-    items, log = _tables(source)
-    ids = pc.cast(items["item_id"].combine_chunks(), log["item_id"].type)
-    item = pc.index_in(log["item_id"], ids).to_numpy().astype(np.int64)
-    group = "query_id" if "query_id" in log.column_names else "session_id"
-    group, time = codes(log[group]), seconds(log["timestamp"]).to_numpy()
-    label = np.asarray(pc.cast(log["label"], pa.int8(), safe=False))
-    sampled = np.asarray(log["sampled"]) if "sampled" in log.column_names else label * 0
+    items, log = read_tables(source)
+    item = item_rows(log, items, Origin(IMPRESSIONS), Origin(ITEMS))
+    group, time = codes(log[group_of(log)[0]]), seconds(log["timestamp"])
+    label = log["label"].to_numpy().astype(np.int8)
     moments, span = (time, time[label == 1]), (time.min(), time.max() + 1)
     return Health(
         **_leaks(items, log, item, group, time, label),
@@ -100,11 +105,12 @@ def health(
         shown=len(np.unique(item)),
         sessions=int(group.max()) + 1,
         label_rate=float(label.mean()),
-        sampled=int(sampled.sum()),
+        sampled=_sampled(log),
         start=int(time.min()),
         end=int(time.max()),
         coverage=_coverage(items),
         timeline=np.stack([np.histogram(t, BINS, span)[0] for t in moments]),
+        unused=unused(items, log),
     )
 
 
@@ -128,15 +134,12 @@ def _name(source) -> str:
     return "two tables" if isinstance(source, tuple) else Path(source).resolve().name
 
 
-def _tables(source) -> tuple[pa.Table, pa.Table]:
-    """Items and impressions, checked."""
-    if not isinstance(source, tuple):
-        folder = Path(source) if Path(source).is_dir() else None
-        source = tuple(read_table(source, folder, f) for f in (ITEMS, IMPRESSIONS))
-    items, log = source
-    check_items(items)
-    check_impressions(log, items)
-    return items, log
+def _sampled(log: pa.Table) -> int:
+    """Rows marked as sampled negatives, by a column of truth values."""
+    if "sampled" not in log.column_names:
+        return 0
+    marks = plain(log["sampled"])
+    return int(pc.sum(marks).as_py() or 0) if pa.types.is_boolean(marks.type) else 0
 
 
 def _coverage(items: pa.Table) -> dict[str, float]:
@@ -164,10 +167,12 @@ def _aucs(items: pa.Table, log: pa.Table, item: np.ndarray, label: np.ndarray) -
     found = {}
     for file, table, place in ((IMPRESSIONS, log, None), (ITEMS, items, item)):
         for name in table.column_names:
-            values = table[name]
-            if name in GIVEN or name == "image" or pa.types.is_nested(values.type):
+            values = plain(table[name])
+            if name in GIVEN or name == "image":
                 continue
-            code, raw = codes(values), _numbers(values)
+            code, raw = _codes(values), _numbers(values)
+            if code is None:
+                continue
             code, raw = (
                 None if v is None else v[rows] if place is None else v[place]
                 for v in (code, raw)
@@ -179,13 +184,26 @@ def _aucs(items: pa.Table, log: pa.Table, item: np.ndarray, label: np.ndarray) -
     return found
 
 
+def _codes(values: pa.ChunkedArray) -> np.ndarray | None:
+    """Values as numbers of their first appearance; None for lists and their like."""
+    try:
+        return None if pa.types.is_nested(values.type) else codes(values)
+    except pa.ArrowNotImplementedError:
+        return None
+
+
 def _numbers(values: pa.ChunkedArray) -> np.ndarray | None:
     """Numbers or times as they are, what is missing below all; None for the rest."""
-    if pa.types.is_timestamp(values.type):
-        values = seconds(values)
-    if not (pa.types.is_primitive(values.type)):
+    kind = values.type
+    if is_text(kind) or not pa.types.is_primitive(kind):
         return None
-    out = pc.cast(values, pa.float64(), safe=False).to_numpy()
+    try:
+        if pa.types.is_temporal(kind):
+            values = values.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+        out = pc.cast(values, pa.float64(), safe=False).to_numpy()
+    except pa.ArrowNotImplementedError:
+        return None
+    out = np.asarray(out, np.float64)
     finite = out[np.isfinite(out)]
     low, high = finite.min(initial=0) - 1, finite.max(initial=0) + 1
     return np.nan_to_num(out, nan=low, neginf=low, posinf=high)
@@ -215,7 +233,7 @@ def _tellers(aucs: dict) -> tuple[str, list[str]]:
 def _before_birth(items: pa.Table, item: np.ndarray, time: np.ndarray):
     if "created_at" not in items.column_names:
         return "not looked for: no created_at", []
-    born = _numbers(items["created_at"])
+    born = seconds(items["created_at"])  # NaN, which is never early, where unknown
     early = np.flatnonzero(born[item] > time)
     remedy = "correct created_at, or drop these rows"
     return _count(early, "created_at", "shown before its item's birth", remedy)

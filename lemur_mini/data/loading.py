@@ -1,9 +1,8 @@
-"""Reads a data set through `datasets` and turns ids into dense rows."""
+"""Reads a data set and turns ids into dense rows, its log into time order."""
 
 from __future__ import annotations
 
 import json
-import logging
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -11,25 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from lemur_mini.data.columns import DataError, Origin, encode, fail, is_text
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
-    LOGGED,
-    NOT_TEXT,
-    DataError,
-    check_impressions,
-    check_items,
-    fail,
-    is_text,
-    seconds,
+    group_of,
+    is_made,
+    item_rows,
+    read_items,
+    read_log,
     text_fields,
+    unused,
 )
+from lemur_mini.data.tables import HUB, of_hub, read_path
+from lemur_mini.data.texts import columns_of
+from lemur_mini.data.times import seconds, ticks
+from lemur_mini.files import one_line
 
 TEST_SHARE = 1 / 15  # of the impressions, where the data set names no test period
 ABOUT = "dataset.json"  # optional: name, valid_start, test_start (unix seconds)
+LINKS = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Log:
     qid: np.ndarray  # query_id, or session_id in a feed
     query: np.ndarray  # row of the query's text, 0 throughout in a feed
     item: np.ndarray  # row of the catalogue
-    timestamp: np.ndarray  # unix seconds
+    timestamp: np.ndarray  # unix seconds: int64, or float64 where some are finer
     label: np.ndarray
     period: np.ndarray | None = None  # 0 before valid_start, 1 before test_start, 2
 
@@ -78,23 +79,17 @@ def load(source: str | Path) -> Dataset:
     """Load a folder, or a data set of the hub, that follows the public schema.
 
     Raises DataError, naming file, row, column and remedy."""
-    folder = Path(source) if Path(source).is_dir() else None
-    items, impressions = (
-        read_table(source, folder, file) for file in (ITEMS, IMPRESSIONS)
-    )
-    check_items(items)
-    check_impressions(impressions, items)
+    folder = Path(source) if is_folder(source) else None
+    items, table = read_tables(source)
     counts: Counter = Counter()
-    impressions = _sort(impressions, counts)
-    log, users, queries = _make_log(impressions, items)
+    for column, why in unused(items, table).items():
+        counts[f"ignored column {column}: {why}"] += 1
+    log, users, queries, order = _make_log(table, items, counts)
     texts = {name: items[name].to_pylist() for name in text_fields(items)}
-    for table, used in ((items, (*NOT_TEXT, *texts)), (impressions, LOGGED)):
-        for name in set(table.column_names).difference(used):
-            counts[f"ignored column {name}"] += 1
     for name, values in texts.items():
         counts[f"missing {name}"] += sum(not (v and v.strip()) for v in values)
-    known = "probability" in impressions.column_names
-    truth = impressions["probability"].to_numpy() if known else None
+    known = "probability" in table.column_names
+    truth = table["probability"].to_numpy()[order] if known else None
     name, valid_start, test_start = _periods(source, folder, log)
     log = in_periods(log, valid_start, test_start, counts)
     return Dataset(
@@ -120,12 +115,12 @@ def only(dataset: Dataset, documents: list[dict]) -> Dataset:
     for column in dict.fromkeys(key for document in documents for key in document):
         if column not in known:
             fail(where, column, None, "is no field", f"use {', '.join(known)}")
-    table = _columns({k: [d.get(k) for d in documents] for k in known}, where)
-    check_items(table)
+    table = columns_of({k: [d.get(k) for d in documents] for k in known}, where)
     for column in dataset.texts:
         kind = table[column].type
         if not (is_text(kind) or pa.types.is_null(kind)):
             fail(where, column, None, f"has type {kind}", "give strings")
+    table = read_items(table, Origin(where))
     ids = table["item_id"].to_numpy()
     twice = np.flatnonzero(np.isin(ids.astype(str), dataset.items.astype(str)))
     if twice.size:
@@ -136,20 +131,12 @@ def only(dataset: Dataset, documents: list[dict]) -> Dataset:
     return replace(dataset, items=ids, texts=texts, images=images, counts=Counter())
 
 
-def _columns(columns: dict[str, list], where: str) -> pa.Table:
-    out = {}
-    for name, values in columns.items():
-        try:
-            out[name] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            fail(where, name, None, f"mixes types ({error})", "give one type")
-    return pa.table(out)
-
-
 def checksum(dataset: Dataset) -> str:
     """A short checksum of log, texts and images, for the provenance of results."""
     log, value = dataset.log, 0
-    for array in (log.user, log.qid, log.item, log.timestamp, log.label):
+    time = log.timestamp  # as bits where there are parts of seconds
+    time = time.view(np.int64) if time.dtype == np.float64 else time
+    for array in (log.user, log.qid, log.item, time, log.label):
         value = zlib.crc32(np.ascontiguousarray(array, dtype=np.int64), value)
     for column in (*dataset.texts.values(), dataset.images):
         for entry in column:
@@ -158,62 +145,82 @@ def checksum(dataset: Dataset) -> str:
     return f"{value:08x}"
 
 
-def read_table(source: str | Path, folder: Path | None, file: str) -> pa.Table:
-    import datasets
+def read_tables(source) -> tuple[pa.Table, pa.Table]:
+    """Items and impressions of a folder, a data set of the hub, or a pair of tables,
+    in the types of the schema. Raises DataError."""
+    if isinstance(source, tuple):
+        items, log = source
+        items = read_items(items)
+        return items, read_log(log, items)
+    unit = None
+    if is_folder(source):
+        folder = Path(source)
+        unit = read_about(folder).get("time_unit")
+        found = [_local(folder / file) for file in (ITEMS, IMPRESSIONS)]
+    else:
+        found = [(of_hub(source, file), Origin(file)) for file in (ITEMS, IMPRESSIONS)]
+    (items, mine), (log, other) = found
+    items = read_items(items, mine, unit)
+    return items, read_log(log, items, other, unit, mine)
 
-    path = folder / file if folder else None
-    if path and not path.is_file():
+
+def _local(path: Path) -> tuple[pa.Table, Origin]:
+    if not path.exists():
         raise DataError(f"{path}: not found; a data set is {ITEMS} and {IMPRESSIONS}")
-    datasets.disable_progress_bars()
-    for library in ("datasets", "huggingface_hub"):  # the error below says it all
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    table, untyped = read_path(path)
+    return table, Origin(path.name, untyped=untyped)
+
+
+def is_folder(source) -> bool:
+    """Whether this is a local folder. Raises DataError for a path that is none."""
     try:
-        if path and not pq.read_metadata(path).num_rows:
-            return pq.read_table(path)  # `datasets` refuses what has no rows
-        if path:  # unlike load_dataset, this asks nothing of the network
-            return datasets.Dataset.from_parquet(str(path)).data.table
-        found = datasets.load_dataset(str(source), data_files=file, split="train")
-        return found.data.table
-    except Exception as error:  # the reader wraps its causes in types of its own
-        cause = " ".join(str(error.__cause__ or error).split())
-        hint = "write it again" if path else "give a folder, or a hub id when online"
-        raise DataError(f"{source}/{file}: cannot be read ({cause}); {hint}") from error
+        if Path(source).is_dir():
+            return True
+        there = Path(source).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    name = " ".join(str(source).split())
+    if there:
+        remedy = f"give the folder that holds {ITEMS} and {IMPRESSIONS}"
+        raise DataError(f"{name}: is no folder; {remedy}")
+    if isinstance(source, Path) or not HUB.fullmatch(source):
+        remedy = "give a folder, or a hub id when online"
+        raise DataError(f"{name}: no such folder; {remedy}")
+    return False
 
 
-def _sort(impressions: pa.Table, counts: Counter) -> pa.Table:
-    time = seconds(impressions["timestamp"])
-    counts["impressions out of time order"] = int((np.diff(time.to_numpy()) < 0).sum())
-    index = impressions.column_names.index("timestamp")
-    order = np.argsort(time.to_numpy(), kind="stable")
-    return impressions.set_column(index, "timestamp", time).take(order)
-
-
-def _dense(values: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    encoded = values.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(
-        np.int64
-    ), encoded.dictionary
-
-
-def _make_log(impressions: pa.Table, items: pa.Table) -> tuple[Log, np.ndarray, list]:
-    feed = "query_id" not in impressions.column_names
-    user, users = _dense(impressions["user_id"])
-    qid, _ = _dense(impressions["session_id" if feed else "query_id"])
+def _make_log(table: pa.Table, items: pa.Table, counts: Counter) -> tuple:
+    """The log in time order, its users, its queries, and that order."""
+    time = ticks(table["timestamp"])
+    counts["impressions out of time order"] = int((np.diff(time) < 0).sum())
+    order = np.argsort(time, kind="stable")
+    when = seconds(table["timestamp"])[order]
+    close = int((np.diff(time[order]) > 0)[np.diff(when) == 0].sum())
+    if close:
+        counts["impressions closer than a microsecond"] = close
+    group = group_of(table)
+    user, users = _dense(table["user_id"], order)
+    qid, qids = _dense(table[group[0]], order)
+    if is_made(table):
+        counts["query_id made of session_id and query"] = int(qid.max()) + 1
     query, queries = (np.zeros_like(user), pa.array([""]))
-    if not feed:
-        query, queries = _dense(impressions["query"])
-    ids = pc.cast(items["item_id"], impressions["item_id"].type)
-    item = pc.index_in(impressions["item_id"], ids.combine_chunks()).to_numpy()
-    label = pc.cast(impressions["label"], pa.int8(), safe=False).to_numpy()
-    log = Log(
-        user,
-        qid,
-        query,
-        item.astype(np.int64),
-        impressions["timestamp"].to_numpy(),
-        label,
-    )
-    return log, np.asarray(users), queries.to_pylist()
+    if group[1:]:
+        query, queries = _dense(table["query"], order)
+    item = item_rows(table, items, Origin(IMPRESSIONS), Origin(ITEMS))[order]
+    label = table["label"].to_numpy().astype(np.int8)[order]
+    log = Log(user, qid, query, item, when, label)
+    return log, np.asarray(users), queries.to_pylist(), order
+
+
+def _dense(values: pa.ChunkedArray, order: np.ndarray) -> tuple[np.ndarray, pa.Array]:
+    """Values as numbers by first appearance in this order, and the values."""
+    codes, names = encode(values)
+    codes = codes[order]
+    begin = np.unique(codes, return_index=True)[1]
+    by_time = np.argsort(begin)
+    number = np.empty_like(by_time)
+    number[by_time] = np.arange(len(by_time))
+    return number[codes], names.take(pa.array(by_time))
 
 
 def _images(items: pa.Table, counts: Counter) -> list:
@@ -224,13 +231,16 @@ def _images(items: pa.Table, counts: Counter) -> list:
     if images and any(isinstance(image, dict) for image in images):
         images = [image and (image["bytes"] or image["path"]) for image in images]
     counts["missing image"] += sum(image is None for image in images)
+    links = sum(isinstance(i, str) and i.startswith(LINKS) for i in images)
+    if links:
+        counts["image is a web address, not fetched"] = links
     return images
 
 
 def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, int, int]:
     """Name, start of the validation days, start of the test days."""
     where = folder / ABOUT if folder else None
-    if where and where.is_file():
+    if where and read_about(folder).keys() - {"time_unit"}:
         name, valid, test = _read_about(where)
     else:
         where = f"{source}/{IMPRESSIONS}, column timestamp"
@@ -268,9 +278,29 @@ def default_periods(timestamp: np.ndarray) -> tuple[int, int]:
 
 def _read_about(path: Path) -> tuple[str, int, int]:
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        facts = read_about(path.parent)
         return facts["name"], int(facts["valid_start"]), int(facts["test_start"])
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        remedy = "give name, valid_start and test_start (unix seconds), or remove it"
-        raise DataError(f"{path}: cannot be used ({problem}); {remedy}") from error
+    except DataError:
+        raise
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
+        raise _useless(path, error) from error
+
+
+def read_about(folder: Path) -> dict:
+    """What dataset.json says, {} where there is none. Raises DataError."""
+    path = folder / ABOUT
+    if not path.exists():
+        return {}
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+        if not isinstance(facts, dict):
+            raise TypeError(f"it holds a {type(facts).__name__}")
+        return facts
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise _useless(path, error) from error
+
+
+def _useless(path: Path, error: Exception) -> DataError:
+    problem = f"{path}: cannot be used ({type(error).__name__}: {one_line(error)})"
+    remedy = "give name, valid_start and test_start (unix seconds), or remove it"
+    return DataError(f"{problem}; {remedy}")

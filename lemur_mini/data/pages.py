@@ -101,11 +101,13 @@ class Pages:
     def _index_history(self, user, item, time) -> None:
         order = np.argsort(user, kind="stable")  # by user, then time
         self.watched = item[order]
-        base = min(time.min(initial=self.since.min()), self.since.min())
-        span = max(time.max(initial=self.since.max()), self.since.max()) - base + 1
-        key = user[order] * span + (time[order] - base)
-        self.begin = np.searchsorted(key, self.user * span)
-        self.end = np.searchsorted(key, self.user * span + (self.since - base))
+        moments = np.unique(
+            np.concatenate([time, self.since])
+        )  # exact: no sums of floats
+        key = user[order] * len(moments) + np.searchsorted(moments, time[order])
+        mine = self.user * len(moments)
+        self.begin = np.searchsorted(key, mine)
+        self.end = np.searchsorted(key, mine + np.searchsorted(moments, self.since))
 
     def __len__(self) -> int:
         return len(self.rows)

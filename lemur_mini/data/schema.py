@@ -1,77 +1,210 @@
-"""The public schema of a data set, and the checks that name row, column and file.
+"""The public schema of a data set: what each column becomes, and what is refused.
 
-items.parquet        item_id; any string columns are text fields; `image` (encoded
-                     JPEG, PNG, WebP, GIF or BMP as bytes, {bytes, path}, or a
-                     path); created_at (seconds) optional
-impressions.parquet  user_id, item_id, timestamp (unix seconds), label (0 or 1), and
-                     either query_id with query (text), or session_id for a feed;
-                     probability (the truth, where it is known) optional
+items.parquet        item_id; any text columns are text fields; `image` (encoded JPEG,
+                     PNG, WebP, GIF or BMP as bytes, {bytes, path}, or a path);
+                     created_at (a time) optional
+impressions.parquet  user_id, item_id, timestamp (a time, see `lemur_mini.data.times`),
+                     label (0 or 1), and either query_id with query (text), or
+                     session_id for a feed; probability (the truth, where it is known)
+                     optional
 
-Ids are names: any integers, negative ones too, or strings. One row an item: a second
-one is an error even where it says the same, for then a join went wrong somewhere. Any
-other column is ignored, and counted in `Dataset.counts`.
+A file may be a folder of parts (see `lemur_mini.data.tables`). Ids are names: whole
+numbers, negative ones too, or texts; the items and the log write them in one type. A
+log with session_id and query but no query_id gets one query_id a pair of both, which
+is counted. One row an item: a second one is an error even where it says the same, for
+then a join went wrong somewhere. Any other column is not used; `unused` says why, and
+`Dataset.counts` names it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lemur_mini.errors import Mendable
+from lemur_mini.data.columns import (
+    DataError,
+    Origin,
+    cell,
+    encode,
+    fail,
+    first,
+    ids,
+    is_text,
+    name_of,
+    number,
+    pictures,
+    plain,
+    refusal,
+    text,
+    valid_utf8,
+)
+from lemur_mini.data.times import times
+
+__all__ = ["DataError", "Origin", "fail"]  # others look for them here
 
 ITEMS, IMPRESSIONS = "items.parquet", "impressions.parquet"
 NOT_TEXT = ("item_id", "image", "created_at")
 LOGGED = ("user_id", "query_id", "session_id", "query", "item_id", "timestamp")
 LOGGED += ("label", "probability")
-LATEST = 10**11  # unix seconds, in the year 5138
-FINER = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # a second, in arrow's units
+IDS = ("user_id", "item_id", "query_id", "session_id")
 MOST_FIELDS = 250  # types of tokens are kept in a byte
+MADE = {b"made_of": b"session_id, query"}  # marks a query_id that no file holds
 
 
-class DataError(Mendable, ValueError):
-    """Data that cannot be used; the message names file, row, column and remedy."""
+@dataclass(frozen=True)
+class Rule:
+    """What must hold of each value of a column, and what is said where it does not."""
+
+    column: str
+    broken: Callable[[pa.ChunkedArray], pa.ChunkedArray]  # values to a mask
+    problem: str
+    remedy: str
 
 
-def fail(file: str, column: str, row: int | None, problem: str, remedy: str) -> None:
-    """Raise the one-line error of this package. Rows count from 0."""
-    where = f"{file}, column {column}" + ("" if row is None else f", row {row}")
-    raise DataError(f"{where}: {problem}; {remedy}")
+RULES = (
+    Rule(
+        "label",
+        lambda v: pc.invert(pc.or_(pc.equal(v, 0), pc.equal(v, 1))),
+        "is not a label",
+        "use 0 or 1",
+    ),
+    Rule(
+        "probability",
+        lambda v: pc.invert(pc.and_(pc.greater_equal(v, 0), pc.less_equal(v, 1))),
+        "is not a probability",
+        "drop the column if unknown",
+    ),
+)
 
 
-def first(mask: pa.ChunkedArray) -> int:
-    """Row of the first true value, -1 where there is none."""
-    return pc.index(pc.fill_null(mask, True), True).as_py()
+def read_items(
+    table: pa.Table, origin: Origin | None = None, unit: str | None = None
+) -> pa.Table:
+    """The items with every column of the schema in its type; others as they are.
+
+    unit: of times that are bare numbers. Raises DataError unless they follow the
+    schema."""
+    origin = origin or Origin(ITEMS)
+    table = item_columns(table, origin, unit)
+    codes, names = encode(table["item_id"])
+    if len(names) < len(codes):
+        _fail_twice(table, codes, origin)
+    return table
 
 
-def require(table: pa.Table, file: str, columns: list[str]) -> None:
+def item_columns(table: pa.Table, origin: Origin, unit: str | None = None) -> pa.Table:
+    """As `read_items`, for a table in which an item may have many rows."""
+    table = require(_named_once(table, origin), origin, ["item_id"])
+    for name in table.column_names:
+        table = _put(table, name, _item_column(table[name], name, origin, unit))
+    text_fields(table)
+    return table
+
+
+def _item_column(values, name: str, origin: Origin, unit: str | None):
+    refuse = refusal(origin, name)
+    if name == "item_id":
+        return ids(values, refuse, origin.untyped)
+    if name == "image":
+        return pictures(values, refuse)
+    if name == "created_at":
+        return times(values, refuse, unit)
+    words, _ = text(values)
+    return values if words is None else valid_utf8(words, refuse)
+
+
+def read_log(
+    table: pa.Table,
+    items: pa.Table,
+    origin: Origin | None = None,
+    unit: str | None = None,
+    known: Origin | None = None,
+) -> pa.Table:
+    """The impressions with every column of the schema in its type; others as they are.
+
+    items: from `read_items`; known: where they come from. unit: of times that are bare
+    numbers. Raises DataError unless the log follows the schema and knows every item."""
+    origin = origin or Origin(IMPRESSIONS)
+    table = _named_once(table, origin)
+    group = group_of(table)
+    needed = ["user_id", *group, "item_id", "timestamp", "label"]
+    table = require(table, origin, needed)
+    for name in (*needed, "probability"):
+        if name in table.column_names:
+            role = _log_column(table[name], name, origin, unit)
+            table = _put(table, name, role)
+    for rule in RULES:
+        _check(table, rule, origin)
+    item_rows(table, items, origin, known or Origin(ITEMS))
+    if group[0] == "session_id" and "query" in group:
+        group, table = ["query_id", "query"], _paired(table)
+    for column in ("user_id", *group[1:]):
+        _check_owner(table, group[0], column, origin)
+    return table
+
+
+def group_of(table: pa.Table) -> list[str]:
+    """The columns that group a log's rows: of sessions, of queries, or of both."""
+    there = table.column_names
+    if "session_id" in there and "query_id" not in there:
+        return ["session_id", *(["query"] if "query" in there else [])]
+    return ["query_id", "query"]
+
+
+def _log_column(values, name: str, origin: Origin, unit: str | None):
+    refuse = refusal(origin, name)
+    if name in IDS:
+        return ids(values, refuse, origin.untyped)
+    if name == "timestamp":
+        return times(values, refuse, unit)
+    if name != "query":
+        return number(values, refuse, origin.untyped)
+    words, _ = text(values)
+    if words is None:
+        refuse(None, f"has type {name_of(values.type)}", "store strings")
+    return valid_utf8(words, refuse)
+
+
+def require(table: pa.Table, origin: Origin, columns: list[str]) -> pa.Table:
     """All columns are there, none of them holds a null, and there are rows."""
     for column in columns:
         if column not in table.column_names:
             there = ", ".join(table.column_names) or "none"
             remedy = f"see lemur_mini.data.schema; columns found: {there}"
-            fail(file, column, None, "is missing", remedy)
+            origin.fail(column, None, "is missing", remedy)
     if not table.num_rows:
-        fail(file, columns[0], None, "the file has no rows", "write at least one")
+        problem, remedy = "the file has no rows", "write at least one"
+        origin.fail(columns[0], None, problem, remedy)
     for column in columns:
-        values = table[column]
-        bad = pc.is_null(values, nan_is_null=True)
-        if (row := first(bad)) >= 0:
-            fail(file, column, row, "is empty or NaN", "fill it or drop the row")
+        table = _put(table, column, plain(table[column]))
+        if (row := first(pc.is_null(table[column], nan_is_null=True))) >= 0:
+            origin.fail(column, row, "is empty or NaN", "fill it or drop the row")
+    return table
 
 
-def check_items(table: pa.Table) -> None:
-    """Raise DataError unless the items follow the schema."""
-    require(table, ITEMS, ["item_id"])
-    _check_utf8(table, ITEMS)
-    _check_type(table, ITEMS, "item_id", _is_id, "numbers or strings")
-    if "image" in table.column_names:
-        wanted = "encoded bytes, {bytes, path} or paths"
-        _check_type(table, ITEMS, "image", _is_image, wanted)
-    ids = table["item_id"].combine_chunks().dictionary_encode()
-    if len(ids.dictionary) < len(ids):
-        _fail_twice(table, ids.indices.to_numpy())
+def _named_once(table: pa.Table, origin: Origin) -> pa.Table:
+    names = table.column_names
+    for name in names:
+        if names.count(name) > 1:
+            origin.fail(name, None, "stands twice", "give each column its own name")
+    return table
+
+
+def _put(table: pa.Table, name: str, values: pa.ChunkedArray) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, values)
+
+
+def _check(table: pa.Table, rule: Rule, origin: Origin) -> None:
+    if rule.column not in table.column_names:
+        return
+    values = table[rule.column]
+    if (row := first(rule.broken(values))) >= 0:
+        shown = f"{values[row].as_py():g}" if values[row].is_valid else "nothing"
+        origin.fail(rule.column, row, f"{shown} {rule.problem}", rule.remedy)
 
 
 def text_fields(items: pa.Table) -> list[str]:
@@ -83,106 +216,84 @@ def text_fields(items: pa.Table) -> list[str]:
     return found
 
 
-def _fail_twice(table: pa.Table, ids: np.ndarray) -> None:
+def unused(items: pa.Table, log: pa.Table) -> dict[str, str]:
+    """Every column that no model reads, and why: from `read_items` and `read_log`."""
+    used = (*NOT_TEXT, *text_fields(items))
+    found = {n: text(items[n])[1] for n in items.column_names if n not in used}
+    group = [*group_of(log), *(["session_id"] if is_made(log) else [])]
+    other = {"sampled": "marks sampled negatives", "session_id": "query_id is used"}
+    other |= {"query": "no column of the schema beside session_id"}
+    for name in log.column_names:
+        if name not in (*LOGGED[4:], "user_id", *group):
+            found[name] = other.get(name, "no column of the schema")
+    return found
+
+
+def _fail_twice(table: pa.Table, codes: np.ndarray, origin: Origin) -> None:
     """Name the first item that stands twice, both its rows, and what differs."""
-    earlier = np.unique(ids, return_index=True)[1]  # ids are dense: 0, 1, ...
-    row = int(np.flatnonzero(earlier[ids] != np.arange(len(ids)))[0])
-    before, now = (table.slice(k, 1).to_pylist()[0] for k in (earlier[ids[row]], row))
-    other = [name for name in now if str(now[name]) != str(before[name])]
+    earlier = np.unique(codes, return_index=True)[1]  # codes are dense: 0, 1, ...
+    row = int(np.flatnonzero(earlier[codes] != np.arange(len(codes)))[0])
+    before, now = (
+        {name: str(table[name][int(k)]) for name in table.column_names}
+        for k in (earlier[codes[row]], row)
+    )
+    other = [name for name in now if now[name] != before[name]]
     what = f"another {', '.join(other)}" if other else "the same content"
-    problem = f"{now['item_id']} stands also in row {earlier[ids[row]]}, with {what}"
-    fail(ITEMS, "item_id", row, problem, "keep one row of it")
+    where = f"stands also in row {earlier[codes[row]]}, with {what}"
+    problem = f"{cell(table['item_id'], row)} {where}"
+    origin.fail("item_id", row, problem, "keep one row of it")
 
 
-def _check_utf8(table: pa.Table, file: str) -> None:
-    for name in table.column_names:
-        if not is_text(table[name].type):
-            continue
-        try:
-            table[name].validate(full=True)
-        except pa.ArrowInvalid:
-            raw = pc.cast(table[name], pa.large_binary()).to_pylist()
-            bad = (r for r, v in enumerate(raw) if v and v != _repaired(v))
-            remedy = "read the source in its own encoding, such as latin-1"
-            fail(file, name, next(bad, None), "is not UTF-8", remedy)
+def item_rows(log: pa.Table, items: pa.Table, origin: Origin, known: Origin):
+    """(I,) the catalogue's row of every impression. Numbers and texts are not joined,
+    unless one of them comes from a file without types, as 12 and "12"."""
+    mine, theirs = log["item_id"], items["item_id"]
+    typed = not (origin.untyped or known.untyped)
+    if typed and is_text(mine.type) != is_text(theirs.type):
+        problem, other = f"has type {name_of(theirs.type)}", name_of(mine.type)
+        remedy = f"{origin.file} has {other}: use one type"
+        known.fail("item_id", None, problem, remedy)
+    if mine.type != theirs.type:  # whole numbers are written in one way alone
+        mine, theirs = (v.cast(pa.large_string()) for v in (mine, theirs))
+    found = pc.index_in(mine, theirs.combine_chunks())
+    if found.null_count:
+        row = first(pc.is_null(found))
+        problem = f"{cell(mine, row)} is not in {known.file}"
+        origin.fail("item_id", row, problem, "add the item or drop the row")
+    return found.to_numpy().astype(np.int64)
 
 
-def _repaired(raw: bytes) -> bytes:
-    return raw.decode("utf-8", "replace").encode()
+def _paired(table: pa.Table) -> pa.Table:
+    """With a query_id for every pair of session_id and query: its length goes before
+    the session's name, so that no two pairs are written alike."""
+    session = table["session_id"].cast(pa.large_string())
+    length = pc.utf8_length(session).cast(pa.large_string())
+    between = pa.scalar(":", pa.large_string())
+    parts = pc.binary_join_element_wise(length, session, table["query"], between)
+    field = pa.field("query_id", parts.type, metadata=MADE)
+    return table.append_column(field, parts)
 
 
-def check_impressions(table: pa.Table, items: pa.Table) -> None:
-    """Raise DataError unless the impressions follow the schema and know every item."""
-    feed = "session_id" in table.column_names and "query_id" not in table.column_names
-    group, text = ("session_id", []) if feed else ("query_id", ["query"])
-    ids = ["user_id", group, "item_id"]
-    require(table, IMPRESSIONS, [*ids, *text, "timestamp", "label"])
-    _check_utf8(table, IMPRESSIONS)
-    for column in ids:
-        _check_type(table, IMPRESSIONS, column, _is_id, "numbers or strings")
-    for column in text:
-        _check_type(table, IMPRESSIONS, column, is_text, "strings")
-    _check_numbers(table)
-    ids = _cast(items["item_id"], table["item_id"].type)
-    known = pc.is_in(table["item_id"], ids.combine_chunks())
-    if (row := first(pc.invert(known))) >= 0:
-        problem = f"{table['item_id'][row].as_py()} is not in {ITEMS}"
-        fail(IMPRESSIONS, "item_id", row, problem, "add the item or drop the row")
-    for column in ("user_id", *text):
-        _check_owner(table, group, column)
+def is_made(log: pa.Table) -> bool:
+    """Whether the query_id of a log was made of its session_id and query."""
+    there = "query_id" in log.column_names
+    return there and log.schema.field("query_id").metadata == MADE
 
 
-def _check_numbers(table: pa.Table) -> None:
-    _check_times(table)
-
-    def binary(values: pa.ChunkedArray) -> pa.ChunkedArray:
-        return pc.is_in(pc.cast(values, pa.float64()), pa.array([0.0, 1.0]))
-
-    _check_type(table, IMPRESSIONS, "label", _is_number, "0 or 1")
-    _check_each(table, "label", binary, "not a label", "use 0 or 1")
-    if "probability" not in table.column_names:
-        return
-
-    def chance(values: pa.ChunkedArray) -> pa.ChunkedArray:
-        values = pc.cast(values, pa.float64(), safe=False)
-        return pc.and_(pc.greater_equal(values, 0.0), pc.less_equal(values, 1.0))
-
-    remedy = "drop the column if unknown"
-    _check_type(table, IMPRESSIONS, "probability", _is_number, "numbers")
-    _check_each(table, "probability", chance, "not a probability", remedy)
-
-
-def _check_times(table: pa.Table) -> None:
-    wanted, remedy = "unix seconds", "use unix seconds"
-    _check_type(table, IMPRESSIONS, "timestamp", _is_time, wanted)
-    times = table["timestamp"]
-    if pa.types.is_floating(times.type):
-        _check_each(table, "timestamp", pc.is_finite, "not a time", remedy)
-    if pa.types.is_timestamp(times.type):
-        times = seconds(times)
-    size = pc.abs(pc.cast(times, pa.float64(), safe=False))
-    if (row := first(pc.greater(size, LATEST))) < 0:
-        return
-    problem, far = f"{times[row].as_py()} is not a time", size[row].as_py()
-    for unit, ticks in FINER.items():
-        if far < LATEST * ticks:
-            problem = f"{times[row].as_py()} looks like {unit}"
-            remedy = f"divide by {ticks}: timestamps are {wanted}"
-            break
-    fail(IMPRESSIONS, "timestamp", row, problem, remedy)
-
-
-def seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of numbers or dates as whole unix seconds, int64."""
-    if pa.types.is_timestamp(times.type):
-        times = pc.divide(pc.cast(times, pa.int64()), TICKS[times.type.unit])
-    return pc.cast(times, pa.int64(), safe=False)
+def _check_owner(table: pa.Table, group: str, column: str, origin: Origin) -> None:
+    """All impressions of one query_id (or session_id) share a user and a query."""
+    (qid, _), (value, _) = encode(table[group]), encode(table[column])
+    begin = np.unique(qid, return_index=True)[1]
+    wrong = np.flatnonzero(value != value[begin][qid])
+    if wrong.size:
+        name = cell(table[group], int(wrong[0]))
+        problem = f"{group} {name} has another {column} in an earlier row"
+        origin.fail(column, int(wrong[0]), problem, f"use one {group} for each")
 
 
 def codes(values: pa.ChunkedArray) -> np.ndarray:
     """Every value as the number of its first appearance; what is missing is one too."""
-    encoded = values.combine_chunks().dictionary_encode("encode")
-    return encoded.indices.to_numpy().astype(np.int64)
+    return encode(values)[0]
 
 
 def repeated(key: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -194,63 +305,6 @@ def repeated(key: np.ndarray, time: np.ndarray) -> np.ndarray:
     return out
 
 
-def _check_each(table: pa.Table, column: str, good, problem: str, remedy: str) -> None:
-    values = table[column]
-    if (row := first(pc.invert(good(values)))) >= 0:
-        fail(IMPRESSIONS, column, row, f"{values[row].as_py()} is {problem}", remedy)
-
-
-def _check_owner(table: pa.Table, group: str, column: str) -> None:
-    """All impressions of one query_id (or session_id) share a user and a query."""
-    qid, value = (
-        table[name].combine_chunks().dictionary_encode().indices.to_numpy()
-        for name in (group, column)
-    )
-    begin = np.unique(qid, return_index=True)[1]
-    wrong = np.flatnonzero(value != value[begin][qid])
-    if wrong.size:
-        name = table[group][wrong[0]].as_py()
-        problem = f"{group} {name} has another {column} in an earlier row"
-        fail(IMPRESSIONS, column, int(wrong[0]), problem, f"use one {group} for each")
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds strings."""
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return is_number or pa.types.is_boolean(kind)
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    return _is_number(kind) or pa.types.is_timestamp(kind)
-
-
-def _is_id(kind: pa.DataType) -> bool:
-    return is_text(kind) or _is_number(kind) and not pa.types.is_float16(kind)
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        parts = {field.name: field.type for field in kind}
-        return {"bytes", "path"} <= parts.keys() and all(
-            _is_image(parts[name]) for name in ("bytes", "path")
-        )
-    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return is_bytes or is_text(kind) or pa.types.is_null(kind)
-
-
-def _check_type(table: pa.Table, file: str, column: str, accepts, wanted: str) -> None:
-    kind = table[column].type
-    if not accepts(kind):
-        fail(file, column, None, f"has type {kind}", f"store {wanted}")
-
-
-def _cast(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    try:
-        return pc.cast(values, kind)
-    except pa.ArrowInvalid:
-        remedy = f"{IMPRESSIONS} has {kind}: use one type"
-        fail(ITEMS, "item_id", None, f"has type {values.type}", remedy)
+def ungrouped(table: pa.Table) -> pa.Table:
+    """Used by importers: a log that has no session yet, each row for itself."""
+    return table.append_column("session_id", pa.array(np.arange(table.num_rows)))

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from lemur_mini.data.loading import Log
+from lemur_mini.data.columns import DataError, Origin, encode, fail, is_text
+from lemur_mini.data.loading import Log, read_about
 from lemur_mini.data.pages import PAD, Batch, Pages, make_batch
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
     LOGGED,
-    DataError,
-    check_impressions,
-    check_items,
-    fail,
-    seconds,
+    group_of,
+    item_rows,
+    read_items,
+    read_log,
 )
+from lemur_mini.data.tables import blocks
+from lemur_mini.data.times import seconds, ticks
 
 
 class Recent:
@@ -75,9 +75,9 @@ class PageStream:
     ):
         self.folder, self.size, self.length = Path(folder), size, length
         self.longest, self.chunk = longest, chunk
-        with _open(self.folder / ITEMS) as file:
-            self.items = file.read(columns=["item_id"])
-        check_items(self.items)
+        self.unit = read_about(self.folder).get("time_unit")
+        found = [t for t, _ in blocks(self.folder / ITEMS, 2**16, ("item_id",))]
+        self.items = read_items(pa.concat_tables(found).select(range(1)))
 
     def stream(self, pages: int) -> Iterator[Batch]:
         """All pages in time order of their sessions, `pages` at a time."""
@@ -101,8 +101,9 @@ class PageStream:
         rows = watches = None  # not yet on a page; not yet in `recent`
         groups = _Names()
         for log, last in self._logs(groups):
-            new = np.stack([log.user, log.item, log.timestamp])[:, log.label == 1]
-            watches = new if watches is None else np.concatenate([watches, new], axis=1)
+            mine = log.label == 1
+            new = log.user[mine], log.item[mine], log.timestamp[mine]
+            watches = new if watches is None else _append(watches, new)
             rows = log if rows is None else _join(rows, log)
             before, cut = cut, rows.timestamp[-1] + (1 if last else -self.longest)
             _, first, session = np.unique(
@@ -113,44 +114,35 @@ class PageStream:
                 block, rows = _take(rows, ended), _take(rows, ~ended)
                 groups.keep(rows.qid)
                 old = recent.read(np.unique(block.user))  # all before any session here
-                old = np.stack([*old, np.full(len(old[0]), before - 1)])
-                yield Pages(block, self.size, (*np.concatenate([old, watches], 1),))
+                old = *old, np.full(len(old[0]), before - 1)
+                yield Pages(block, self.size, _append(old, watches))
             past = watches[2] < cut  # before every session that is still to come
-            recent.push(*watches[:2, past])
-            watches = watches[:, ~past]
+            recent.push(*(part[past] for part in watches[:2]))
+            watches = tuple(part[~past] for part in watches)
 
     def _logs(self, groups: _Names) -> Iterator[tuple[Log, bool]]:
         """The file in pieces with dense ids, and whether it is the last piece."""
         names, offset, before = {"user_id": _Names(), "query": _Names()}, 0, None
-        path = self.folder / IMPRESSIONS
-        with _open(path) as file:
-            columns = [name for name in file.schema_arrow.names if name in LOGGED]
-            total = file.metadata.num_rows
-            if not total:
-                check_impressions(file.read(), self.items)  # says so
-            for batch in file.iter_batches(self.chunk, columns=columns):
-                table = pa.Table.from_batches([batch])
-                try:
-                    check_impressions(table, self.items)
-                except DataError as error:
-                    raise DataError(f"{error} (rows count from row {offset})") from None
-                time = seconds(table["timestamp"]).to_numpy()
-                _check_order(time, before, offset)
-                offset, before = offset + len(time), time[-1]
-                yield (
-                    self._dense(table, time, names | {"group": groups}),
-                    (offset == total),
-                )
+        names["group"], kinds = groups, None
+        for table, last in blocks(self.folder / IMPRESSIONS, self.chunk, LOGGED):
+            try:
+                table = read_log(table, self.items, unit=self.unit)
+            except DataError as error:
+                raise DataError(f"{error} (rows count from row {offset})") from None
+            kinds = _check_kinds(table, kinds, offset)
+            log = self._dense(table, names)
+            _check_order(ticks(table["timestamp"]), log.timestamp, before, offset)
+            offset, before = offset + len(log.label), log.timestamp[-1]
+            yield log, last
 
-    def _dense(self, table: pa.Table, time: np.ndarray, names: dict) -> Log:
-        feed = "query_id" not in table.column_names
-        group = table["session_id" if feed else "query_id"]
-        ids = pc.cast(self.items["item_id"], table["item_id"].type)
-        item = pc.index_in(table["item_id"], ids.combine_chunks()).to_numpy()
-        user, qid = names["user_id"](table["user_id"]), names["group"](group)
-        query = np.zeros_like(user) if feed else names["query"](table["query"])
-        label = pc.cast(table["label"], pa.int8(), safe=False).to_numpy()
-        return Log(user, qid, query, item.astype(np.int64), time, label)
+    def _dense(self, table: pa.Table, names: dict) -> Log:
+        group, time = group_of(table), seconds(table["timestamp"])
+        where = Origin(IMPRESSIONS), Origin(ITEMS)
+        item = item_rows(table, self.items, *where)
+        user, qid = names["user_id"](table["user_id"]), names["group"](table[group[0]])
+        query = names["query"](table["query"]) if group[1:] else np.zeros_like(user)
+        label = table["label"].to_numpy().astype(np.int8)
+        return Log(user, qid, query, item, time, label)
 
 
 class _Names:
@@ -161,13 +153,12 @@ class _Names:
         self.next = 0
 
     def __call__(self, values: pa.ChunkedArray) -> np.ndarray:
-        encoded = values.combine_chunks().dictionary_encode()
-        names = encoded.dictionary.to_pylist()
+        codes, names = encode(values)
+        names = names.to_pylist()
         for name in names:
             if name not in self.rows:
                 self.rows[name], self.next = self.next, self.next + 1
-        mine = np.array([self.rows[name] for name in names], np.int64)
-        return mine[encoded.indices.to_numpy()]
+        return np.array([self.rows[name] for name in names], np.int64)[codes]
 
     def keep(self, rows: np.ndarray) -> None:
         """Forget all names but those of these rows."""
@@ -175,21 +166,29 @@ class _Names:
         self.rows = {name: row for name, row in self.rows.items() if row in wanted}
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path, pre_buffer=False)  # else it keeps what it has read
-    except (OSError, pa.ArrowInvalid) as error:
-        cause = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read ({cause}); write it again") from error
+def _check_kinds(table: pa.Table, before: dict | None, offset: int) -> dict:
+    """Ids are texts throughout, or numbers throughout."""
+    columns = ("user_id", group_of(table)[0])
+    kinds = {name: is_text(table[name].type) for name in columns}
+    for name in kinds if before else ():
+        if kinds[name] != before.get(name):
+            problem = "texts and numbers stand in one column of ids"
+            fail(IMPRESSIONS, name, offset, problem, "write all parts in one type")
+    return kinds
 
 
-def _check_order(time: np.ndarray, before: int | None, offset: int) -> None:
-    steps = np.diff(time, prepend=time[0] if before is None else before)
-    early = np.flatnonzero(steps < 0)
-    if early.size:
+def _check_order(ticks: np.ndarray, time: np.ndarray, before, offset: int) -> None:
+    early = np.flatnonzero(np.diff(ticks, prepend=ticks[0]) < 0)
+    if before is not None and time[0] < before:
+        early = [0]
+    if len(early):
         problem = f"{time[early[0]]} is earlier than the row before it"
         remedy = "sort the file by timestamp, or load it whole"
         fail(IMPRESSIONS, "timestamp", offset + int(early[0]), problem, remedy)
+
+
+def _append(first: tuple, second: tuple) -> tuple[np.ndarray, ...]:
+    return tuple(map(np.concatenate, zip(first, second, strict=True)))
 
 
 def _join(first: Log, second: Log) -> Log:

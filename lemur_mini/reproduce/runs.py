@@ -28,7 +28,7 @@ from lemur_mini.devices import choose_device
 from lemur_mini.errors import Mendable
 from lemur_mini.evaluation import query_auc
 from lemur_mini.files import RESULTS, ROOT, require_folder, write_json
-from lemur_mini.reproduce import claims, curves, tables
+from lemur_mini.reproduce import claims, curves, stored, tables
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of
 from lemur_mini.simulate.ab_test import online
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.action == "run":
         run(options)
     else:
-        table(options)
+        write_claims(options)
 
 
 def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
@@ -70,14 +70,14 @@ def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
     return [(name, seed) for name in dict.fromkeys(names) for seed in options.seeds]
 
 
-def table(options: argparse.Namespace) -> None:
+def write_claims(options: argparse.Namespace) -> None:
     """Claims as JSON and figure, and in the README; from stored results alone."""
-    rows = tables.claim_rows(options.name, options.scale)
+    rows = stored.claim_rows(options.name, options.scale)
     stem = "claims" if options.name == "platform" else f"claims-{options.name}"
     path = ROOT / "figures" / f"{stem}.json"
     write_json(path, rows)
     plots.save_figure(claims.figure(rows, options.name), path.with_suffix(".png"))
-    runs = tables.stored_runs(options.name, options.scale)
+    runs = stored.stored_runs(options.name, options.scale)
     if (made := curves.figure(runs)) is not None:
         plots.save_figure(
             made, path.with_name(stem.replace("claims", "curves") + ".png")

@@ -197,7 +197,7 @@ def stored(folder: Path = RESULTS) -> dict[tuple[str, str], list[dict]]:
     return out
 
 
-def table(options: argparse.Namespace) -> None:
+def summarise(options: argparse.Namespace) -> None:
     """Print means over seeds for every world and variant."""
     print("world variant   all    moved  new topics  encodes/step  seeds")
     for (world, name), runs in stored(options.results).items():
@@ -225,4 +225,4 @@ def main(arguments: list[str] | None = None) -> None:
     add("--results", type=Path, default=RESULTS)
     add("--folder", type=Path, default=Path(tempfile.gettempdir()) / "lemur_mini_drift")
     options = parser.parse_args(arguments)
-    {"run": run, "table": table}[options.action](options)
+    {"run": run, "table": summarise}[options.action](options)

@@ -11,21 +11,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from lemur_mini.data.columns import DataError, Origin, first, is_text, number, refusal
 from lemur_mini.data.health import Health, health
 from lemur_mini.data.importers.negatives import add_negatives
-from lemur_mini.data.loading import ABOUT, default_periods
+from lemur_mini.data.loading import ABOUT, LINKS, default_periods
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
     LOGGED,
-    DataError,
     codes,
+    item_columns,
+    read_items,
+    read_log,
     require,
-    seconds,
+    ungrouped,
 )
+from lemur_mini.data.tables import Source, read
+from lemur_mini.data.times import seconds, ticks
+from lemur_mini.files import FileError, write_atomically, write_text_atomically
 
 HOUR = 3600  # seconds without an impression end a session, unless told otherwise
-READERS = {".parquet": "parquet", ".csv": "csv", ".json": "json", ".jsonl": "json"}
 
 
 def from_huggingface(
@@ -39,70 +44,108 @@ def from_huggingface(
     negatives: int = 0,
     seed: int = 0,
     gap: int = HOUR,
+    time_unit: str | None = None,
 ) -> Health:
-    """Any table of `datasets`: a Dataset, a hub id, or a parquet, CSV or JSON file.
+    """Any table: a Dataset or a DatasetDict of `datasets`, a hub id, a DataFrame, an
+    Arrow table, a list of dicts, a parquet, CSV or JSON file, a folder of them.
 
     columns: names of the schema -> names of the table, such as {"user_id": "uid"}.
     user_id, item_id and timestamp are needed. Without label every row is a positive,
     and `negatives` for each are needed; `threshold` makes labels of ratings. Without
     session_id (or query_id, where there is a query) impressions of a user at most
-    `gap` seconds apart make one. All other names describe items: they are taken from
-    `items` (a table like `source`, in which item_id is found by the same mapping), or
-    from the first row of each item. Raises DataError."""
-    table = _open(source, split, [columns[n] for n in LOGGED if n in columns])
+    `gap` seconds apart make one. time_unit: of times that are bare numbers, "s", "ms",
+    "us" or "ns". All other names describe items: they are taken from `items` (a table
+    like `source`, in which item_id is found by the same mapping), or from the first row
+    of each item. Paths of pictures count from the table's folder. Raises DataError."""
     for name in ("user_id", "item_id", "timestamp"):
         if name not in columns:
             raise DataError(f"columns: {name} is missing; say which column holds it")
-    log = {name: table[columns[name]] for name in LOGGED if name in columns}
+    found = read(source, split)
+    origin = Origin(found.name, dict(columns), found.untyped)
+    log = _renamed(found, {n: columns[n] for n in LOGGED if n in columns})
+    log = require(log, origin, log.column_names)
     if "label" not in columns:
-        log["label"] = label_of(log["user_id"], None)
+        ones = pa.array(np.ones(log.num_rows, np.int8))
+        log = log.append_column("label", ones)
     elif threshold is not None:
-        log["label"] = label_of(log["label"], threshold)
-    catalogue = _catalogue(table, items, split, columns)
+        label = label_of(log["label"], threshold, origin)
+        log = log.set_column(log.column_names.index("label"), "label", label)
+    about = found if items is None else read(items, split)
+    known = Origin(about.name, dict(columns), about.untyped)
+    catalogue = _catalogue(about, known, columns, items is None, time_unit)
     rule = "as given" if threshold is None else f">= {threshold:g}"
     facts = {"label": rule if "label" in columns else "every row"}
-    facts |= {"session_gap": gap}
-    name, log = Path(out).resolve().name, pa.table(log)
-    return write_log(Path(out), name, catalogue, log, gap, facts, negatives, seed)
+    return write_log(
+        Path(out),
+        Path(out).resolve().name,
+        (catalogue, known),
+        (log, origin),
+        gap,
+        facts,
+        negatives=negatives,
+        seed=seed,
+        unit=time_unit,
+    )
 
 
-def _catalogue(table: pa.Table, items, split: str, columns: Mapping) -> pa.Table:
+def _catalogue(
+    source: Source, origin: Origin, columns: Mapping, first_rows: bool, unit
+) -> pa.Table:
     """The items: a table of their own, or the first row of each in the log."""
     fields = {k: v for k, v in columns.items() if k not in LOGGED or k == "item_id"}
-    about = _open(table if items is None else items, split, list(fields.values()))
-    found = pa.table({name: about[column] for name, column in fields.items()})
-    if items is not None:
+    found = item_columns(_renamed(source, fields), origin, unit)
+    if "image" in found.column_names:
+        found = _placed(found, (source.folder or Path()).resolve())
+    if not first_rows:
         return found
     return found.take(np.unique(codes(found["item_id"]), return_index=True)[1])
 
 
-def _open(source, split: str, columns: list[str]) -> pa.Table:
-    """The table, which must have these columns."""
-    import datasets
-
-    try:
-        if isinstance(source, str | Path) and Path(source).is_file():
-            kind = READERS[Path(source).suffix.lower()]
-            source = getattr(datasets.Dataset, f"from_{kind}")(str(source))
-        elif not isinstance(source, datasets.Dataset | pa.Table):
-            source = datasets.load_dataset(str(source), split=split)
-    except Exception as error:  # the reader wraps its causes in types of its own
-        cause = " ".join(str(error.__cause__ or error).split())
-        remedy = "give a Dataset, a parquet, CSV or JSON file, or a hub id when online"
-        raise DataError(f"{source}: cannot be read ({cause}); {remedy}") from error
-    names = source.column_names
-    for column in columns:
-        if column not in names:
-            there = ", ".join(names)
-            raise DataError(f"the table has no column {column}; it has {there}")
-    return source if isinstance(source, pa.Table) else source.with_format("arrow")[:]
+def _renamed(source: Source, names: Mapping[str, str]) -> pa.Table:
+    """These columns of the table, under the names of the schema."""
+    table = source.table
+    for column in names.values():
+        if column not in table.column_names:
+            there = ", ".join(table.column_names) or "none"
+            problem = f"{source.name}: the table has no column {column}; it has {there}"
+            raise DataError(" ".join(problem.split()))
+        if table.column_names.count(column) > 1:
+            problem = f"{source.name}, column {column}: stands twice"
+            raise DataError(f"{problem}; give each column its own name")
+    return pa.table({name: table[column] for name, column in names.items()})
 
 
-def label_of(rating, threshold: float | None) -> pa.Array:
-    """1 for a rating of `threshold` or more, else 0; all 1 without a threshold."""
+def _placed(items: pa.Table, folder: Path) -> pa.Table:
+    """Paths of pictures that count from the folder of the file that names them."""
+
+    def place(path: str | None) -> str | None:
+        return path and (path if path.startswith(LINKS) else str(folder / path))
+
+    values, index = items["image"], items.column_names.index("image")
+    if is_text(values.type):
+        paths = [place(path) for path in values.to_pylist()]
+        return items.set_column(index, "image", pa.array(paths, pa.large_string()))
+    if not pa.types.is_struct(values.type):
+        return items
+    raw, path = (pc.struct_field(values, name) for name in ("bytes", "path"))
+    paths = pa.array([place(p) for p in path.to_pylist()], pa.large_string())
+    both = pa.StructArray.from_arrays([raw.combine_chunks(), paths], ["bytes", "path"])
+    return items.set_column(index, "image", both)
+
+
+def label_of(ratings, threshold: float | None, origin: Origin) -> pa.Array:
+    """1 for a rating of `threshold` or more, else 0; all 1 without a threshold. Raises
+    DataError for a rating that is missing or NaN."""
     if threshold is None:
-        return pa.array(np.ones(len(rating), np.int8))
-    return pc.cast(pc.greater_equal(rating, threshold), pa.int8())
+        return pa.array(np.ones(len(ratings), np.int8))
+    if threshold != threshold:
+        raise DataError("threshold: NaN is no number; give one, or None")
+    if isinstance(ratings, pa.Array):
+        ratings = pa.chunked_array([ratings])
+    values = number(ratings, refusal(origin, "label"), origin.untyped)
+    if (row := first(pc.is_null(values, nan_is_null=True))) >= 0:
+        origin.fail("label", row, "is empty or NaN", "fill it or drop the row")
+    return pc.cast(pc.greater_equal(values, threshold), pa.int8())
 
 
 def _with_sessions(log: pa.Table, gap: int) -> pa.Table:
@@ -112,7 +155,7 @@ def _with_sessions(log: pa.Table, gap: int) -> pa.Table:
     key = codes(log["user_id"])
     if "query" in log.column_names:
         key = key * log.num_rows + codes(log["query"])
-    number = sessions(key, seconds(log["timestamp"]).to_numpy(), gap)
+    number = sessions(key, seconds(log["timestamp"]), gap)
     return log.append_column(name, pa.array(number))
 
 
@@ -130,27 +173,66 @@ def sessions(key: np.ndarray, time: np.ndarray, gap: int) -> np.ndarray:
 def write_log(
     out: Path,
     name: str,
-    items: pa.Table,
-    log: pa.Table,
+    items: tuple[pa.Table, Origin],
+    log: tuple[pa.Table, Origin],
     gap: int,
     facts: dict,
+    *,
     negatives: int = 0,
     seed: int = 0,
+    unit: str | None = None,
 ) -> Health:
-    """Sort by time (stably), add sessions and negatives where they lack, check, write
-    the data set, print its health and return it. `facts` go into dataset.json."""
-    require(log, IMPRESSIONS, ["user_id", "item_id", "timestamp", "label"])
-    order = pc.sort_indices(log, [("timestamp", "ascending")])  # a stable sort
+    """Check, sort by time (stably), add sessions and negatives where they lack, write
+    the data set, print its health and return it. `facts` go into dataset.json.
+
+    items, log: tables and where they come from, for messages."""
+    items, log = _checked(*items, *log, unit)
+    order = np.argsort(ticks(log["timestamp"]), kind="stable")
     log = _with_sessions(log.take(order), gap)
+    facts = facts | {"session_gap": gap}
     if negatives:
         log = add_negatives(log, items, negatives, seed=seed)
         facts = facts | {"negatives": {"per_positive": negatives, "seed": seed}}
     report = health((items, log), name)  # raises before anything is written
-    valid, test = default_periods(seconds(log["timestamp"]).to_numpy())
+    valid, test = default_periods(seconds(log["timestamp"]))
     facts = {"name": name, "valid_start": valid, "test_start": test} | facts
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(items, out / ITEMS)
-    pq.write_table(log, out / IMPRESSIONS, row_group_size=2**18)
-    (out / ABOUT).write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    _write(out, items, log, facts)
     print(report)
     return report
+
+
+def _checked(items: pa.Table, known: Origin, log: pa.Table, origin: Origin, unit):
+    """Both in the types of the schema, while rows are still those of the source."""
+    columns = ["user_id", "item_id", "timestamp", "label"]
+    log = require(log, origin, columns)
+    items = read_items(items, known, unit)
+    grouped = {"session_id", "query_id"} & set(log.column_names)
+    read = read_log(log if grouped else ungrouped(log), items, origin, unit, known)
+    if not grouped:
+        read = read.select(log.column_names)
+    label = read["label"].cast(pa.int8())
+    read = read.set_column(read.column_names.index("label"), "label", label)
+    if is_text(read["item_id"].type) != is_text(items["item_id"].type):
+        items, read = (_with_text_ids(table) for table in (items, read))
+    return items, read
+
+
+def _with_text_ids(table: pa.Table) -> pa.Table:
+    """One side came from a file without types: 12 is "12" on both."""
+    index = table.column_names.index("item_id")
+    return table.set_column(index, "item_id", table["item_id"].cast(pa.large_string()))
+
+
+def _write(out: Path, items: pa.Table, log: pa.Table, facts: dict) -> None:
+    """All files, each whole or not at all, with checksums of their pages."""
+    more = {"write_page_checksum": True}
+
+    def put(path: Path, table: pa.Table, **rest) -> None:
+        write_atomically(path, lambda part: pq.write_table(table, part, **rest, **more))
+
+    try:
+        put(out / ITEMS, items)
+        put(out / IMPRESSIONS, log, row_group_size=2**18)
+        write_text_atomically(out / ABOUT, json.dumps(facts, indent=1) + "\n")
+    except FileError as error:
+        raise DataError(str(error)) from error

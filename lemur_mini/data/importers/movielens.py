@@ -11,15 +11,17 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv
 
+from lemur_mini.data.columns import DataError, Origin
 from lemur_mini.data.health import Health
 from lemur_mini.data.importers.huggingface import HOUR, label_of, write_log
-from lemur_mini.data.schema import DataError
+from lemur_mini.files import one_line
 
 RATINGS = {"userId": "int64", "movieId": "int64", "rating": "double"}
 RATINGS |= {"timestamp": "int64"}
 MOVIES = {"movieId": "int64", "title": "string", "genres": "string"}
 PLOTS = {"movieId": "int64", "plot": "string"}
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+NAMES = {"user_id": "userId", "item_id": "movieId", "label": "rating"}
 BETWEEN = "\x1f"  # stands for the `::` of .dat files, which Arrow cannot split at
 YEAR = re.compile(r"\(((?:18|19|20)\d\d)(?:[-–]\d*)?\)\s*$")
 ARTICLE = re.compile(r"^(.+?), (The|An?|L[aeo]s?|L'|Il|El|D[aei][rs]|Die)(?= \(|$)")
@@ -44,22 +46,22 @@ def from_movielens(
     end = "csv" if (folder / "ratings.csv").is_file() else "dat"
     ratings = _read_csv(folder / f"ratings.{end}", RATINGS)
     movies = _read_csv(folder / f"movies.{end}", MOVIES)
+    known, origin = Origin(f"movies.{end}", NAMES), Origin(f"ratings.{end}", NAMES)
     log = pa.table(
         {
             "user_id": ratings["userId"],
             "item_id": ratings["movieId"],
             "timestamp": ratings["timestamp"],
-            "label": label_of(ratings["rating"], threshold),
+            "label": label_of(ratings["rating"], threshold, origin),
         }
     )
-    facts = {"label": f"rating >= {threshold:g}", "session_gap": gap}
     return write_log(
         Path(out),
         folder.resolve().name,
-        _items(movies, posters, plots),
-        log,
+        (_items(movies, posters, plots), known),
+        (log, origin),
         gap,
-        facts,
+        {"label": f"rating >= {threshold:g}"},
     )
 
 
@@ -76,10 +78,20 @@ def _items(movies: pa.Table, posters, plots) -> pa.Table:
         "created_at": pa.array([_first_of_year(title) for title in titles], pa.int64()),
     }
     if plots is not None:
-        items["plot"] = pa.array([plots.get(number) for number in ids], pa.string())
+        words = [plots.get(number) for number in ids]
+        items["plot"] = _typed("plots", words, pa.large_string())
     if posters is not None:
-        items["image"] = pa.array(_posters(ids, posters), pa.binary())
+        pictures = _posters(ids, posters)
+        items["image"] = _typed("posters", pictures, pa.large_binary())
     return pa.table(items)
+
+
+def _typed(name: str, values: list, kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        problem = f"{name}: {one_line(error)}"
+        raise DataError(f"{problem}; give a mapping of movieId to {kind}") from error
 
 
 def _read_csv(path: Path, columns: dict[str, str]) -> pa.Table:
@@ -111,18 +123,19 @@ def _read_csv(path: Path, columns: dict[str, str]) -> pa.Table:
         raise DataError(f"{path}: cannot be read ({cause}); {remedy}") from error
 
 
-def _in_order(title: str) -> str:
+def _in_order(title: str | None) -> str | None:
     """ "Matrix, The (1999)" as people say it."""
-    return ARTICLE.sub(r"\2 \1", title).replace("L' ", "L'")
+    return title and ARTICLE.sub(r"\2 \1", title).replace("L' ", "L'")
 
 
-def _genres(names: str) -> str | None:
-    return None if names == "(no genres listed)" else names.replace("|", ", ")
+def _genres(names: str | None) -> str | None:
+    none = not names or names == "(no genres listed)"
+    return None if none else names.replace("|", ", ")
 
 
-def _first_of_year(title: str) -> int | None:
+def _first_of_year(title: str | None) -> int | None:
     """Unix seconds; a film's day of release is not in the files."""
-    if not (found := YEAR.search(title)):
+    if not (found := YEAR.search(title or "")):
         return None
     return int(datetime.datetime(int(found[1]), 1, 1, tzinfo=datetime.UTC).timestamp())
 

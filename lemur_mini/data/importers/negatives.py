@@ -6,7 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lemur_mini.data.schema import IMPRESSIONS, codes, fail, repeated, seconds
+from lemur_mini.data.columns import Origin, ids, refusal
+from lemur_mini.data.schema import (
+    IMPRESSIONS,
+    ITEMS,
+    codes,
+    item_columns,
+    item_rows,
+    repeated,
+)
+from lemur_mini.data.times import seconds, times
 
 ROUNDS = 30  # of drawing anew what may not be used
 
@@ -33,6 +42,7 @@ def add_negatives(
     a score is no longer the chance of a click; (3) some negatives would have been
     liked. So compare models on the same negatives, beside popularity alone, and never
     put such an AUC beside one of real impressions."""
+    items, log = item_columns(items, Origin(ITEMS)), _with_times(log)
     log, user, item, time, taken = _arrays(log, items)
     rng, slot = np.random.default_rng(seed), np.repeat(taken, count)
     draw = _Draw(items, item, time, taken, popularity)
@@ -49,25 +59,28 @@ def add_negatives(
     source = np.r_[np.arange(len(time)), slot]
     new = np.arange(len(source)) >= len(time)
     out, label = log.take(source), np.isin(source, taken) & ~new
-    ids = items["item_id"].take(np.r_[item, chosen])
-    out = out.set_column(out.column_names.index("item_id"), "item_id", ids)
+    names = items["item_id"].take(np.r_[item, chosen])
+    out = out.set_column(out.column_names.index("item_id"), "item_id", names)
     label = pa.array(label.astype(np.int8))
     out = out.set_column(out.column_names.index("label"), "label", label)
     out = out.append_column("sampled", pa.array(new))
     return out.take(np.lexsort((rng.random(len(source)), source)))
 
 
+def _with_times(log: pa.Table) -> pa.Table:
+    where = Origin(IMPRESSIONS)
+    when = times(log["timestamp"], refusal(where, "timestamp"))
+    log = log.set_column(log.column_names.index("timestamp"), "timestamp", when)
+    names = ids(log["item_id"], refusal(where, "item_id"))
+    return log.set_column(log.column_names.index("item_id"), "item_id", names)
+
+
 def _arrays(log: pa.Table, items: pa.Table) -> tuple:
     """The log without repeated takes; its users, items, times; the rows of takes."""
-    ids = pc.cast(items["item_id"].combine_chunks(), log["item_id"].type)
-    item = pc.index_in(log["item_id"], ids)
-    if item.null_count:
-        row = int(np.flatnonzero(item.is_null())[0])
-        fail(IMPRESSIONS, "item_id", row, "is not among the items", "add the item")
-    item = item.to_numpy().astype(np.int64)
-    user, time = codes(log["user_id"]), seconds(log["timestamp"]).to_numpy()
+    item = item_rows(log, items, Origin(IMPRESSIONS), Origin(ITEMS))
+    user, time = codes(log["user_id"]), seconds(log["timestamp"])
     take = np.flatnonzero(pc.equal(log["label"], 1).to_numpy())
-    first = np.unique(user[take] * len(ids) + item[take], return_index=True)[1]
+    first = np.unique(user[take] * items.num_rows + item[take], return_index=True)[1]
     keep = np.delete(np.arange(len(user)), np.delete(take, first))
     rows = np.flatnonzero(np.isin(keep, take))
     return log.take(keep), user[keep], item[keep], time[keep], rows
@@ -77,11 +90,11 @@ class _Draw:
     """Draws items at given times, from what exists and what was taken before."""
 
     def __init__(self, items, item, time, taken, popularity: float):
-        born = np.full(items.num_rows, np.iinfo(np.int64).max)
+        born = np.full(items.num_rows, np.inf)
         np.minimum.at(born, item, time)
         if "created_at" in items.column_names:
-            known = items["created_at"].is_valid().to_numpy()
-            born[known] = seconds(items["created_at"]).drop_null().to_numpy()
+            given = seconds(items["created_at"]).astype(np.float64)
+            born = np.where(np.isnan(given), born, given)
         self.by_birth = np.argsort(born, kind="stable")
         self.born, self.popularity = born[self.by_birth], popularity
         self.taken, self.when = item[taken], time[taken]
