@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 from lemur_mini import checkpoints, files, pipeline, plots
 from lemur_mini.__main__ import main
 from lemur_mini.checkpoints import CheckpointError
-from lemur_mini.config import SCALES
 from lemur_mini.data.features import UNREADABLE, decode, make_features, make_tokenizer
 from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.loading import load
@@ -186,7 +185,6 @@ def test_the_command_on_a_full_disk_says_one_line(
     folder, tmp_path, monkeypatch, capfd, writes
 ):
     """Full at the n-th file; what was whole before is kept and whole."""
-    monkeypatch.setitem(SCALES, "classroom", CONFIG.replace(checkpoint_every=20))
     real, count = files.os.fsync, iter(range(1000))
 
     def fsync(handle: int) -> None:
@@ -197,12 +195,13 @@ def test_the_command_on_a_full_disk_says_one_line(
     monkeypatch.setattr(files.os, "fsync", fsync)
     out = tmp_path / "out"
     command = ["--data", str(folder), "--out", str(out), "--device", "cpu"]
+    command += ["--config.checkpoint-every", "20", "--config.batch-pages", "4"]
     assert main(command) == 2
     (line,) = said(capfd)
-    assert line.startswith(f"lemur_mini: {out}") and line.endswith(REMEDY)
+    assert line.startswith(f"lemur_mini: {out}") and "free some space" in line
     assert "No space left on device" in line
     assert all(checkpoints.read(path) for path in out.iterdir())
-    assert bool(list(out.iterdir())) == bool(writes)
+    assert bool(list(out.iterdir())) == (writes > 2)  # two are probes of the folder
 
 
 def test_a_folder_that_cannot_be_made_says_so(run, tmp_path):
@@ -212,8 +211,8 @@ def test_a_folder_that_cannot_be_made_says_so(run, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_one_line(folder, tmp_path, monkeypatch, capfd):
-    monkeypatch.setitem(SCALES, "classroom", CONFIG.replace(learning_rate=1e30))
     command = ["--data", str(folder), "--out", str(tmp_path / "o"), "--device", "cpu"]
+    command += ["--config.learning-rate", "1e30", "--config.batch-pages", "4"]
     assert main(command) == 2
     (line,) = said(capfd)
     assert line.startswith("lemur_mini: ") and line.endswith("; lower learning_rate")
@@ -248,7 +247,12 @@ def test_a_flipped_bit_anywhere_is_noticed(saved):
 def test_weights_that_are_not_finite_are_refused(run, saved):
     with torch.no_grad():
         run.model.ids["user"].weight[2, 1] = float("nan")
-    checkpoints.save(run, saved, DATA)
+    before = saved.read_bytes()
+    with pytest.raises(FloatingPointError, match="model.ids.user.weight is not finite"):
+        checkpoints.save(run, saved, DATA)
+    assert saved.read_bytes() == before  # a good one is never replaced by a bad one
+    nan = run.model.ids["user"].weight.detach()
+    rewritten(saved, lambda _, tensors: tensors.update({"model.ids.user.weight": nan}))
     assert refusal(saved) == (
         "not a whole checkpoint (model.ids.user.weight holds numbers that are not "
         "finite); delete it and train again"
