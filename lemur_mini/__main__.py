@@ -12,6 +12,8 @@ import torch
 from lemur_mini import evaluation, files, pipeline, plots
 from lemur_mini.command import ONE_LINE, OptionError, parse
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, SCALES, Config
+from lemur_mini.data.health import health
+from lemur_mini.data.loading import Dataset
 from lemur_mini.devices import choose_device
 from lemur_mini.files import (
     DATA,
@@ -110,6 +112,8 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
     )
     pipeline.require_period(prepared, dataset.test_start, None, "test on")
     require_folder(options.out)
+    if not ranks.rank:
+        say_health(dataset)
     models, logs = train_and_test(options, prepared, config, process_of(ranks))
     report = provenance(options, prepared, device) | {
         "ranks": ranks.size,
@@ -121,6 +125,15 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
     if not ranks.rank:
         write(options.out, report, prepared)
     return report
+
+
+def say_health(dataset: Dataset) -> None:
+    """What is not used, what leaks, and what was repaired or missing, on the screen."""
+    for line in health(dataset).warnings():
+        print(line)
+    for what, number in dataset.counts.items():
+        if number and not what.startswith("ignored column"):  # these are said above
+            print(f"counted: {number:,} {what}")
 
 
 def train_and_test(

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import sysconfig
+import tempfile
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -86,12 +87,20 @@ def write_json(path: Path, value, indent: int | None = 1) -> None:
 
 
 def require_folder(folder: Path) -> None:
-    """Make a folder that results will be written to, and write to it now: hours of
-    training before a FileError are lost. Raises FileError."""
-    probe = Path(folder) / f".{os.getpid()}.probe"
-    write_atomically(probe, lambda part: part.write_bytes(b"0"))
-    with suppress(OSError):
-        probe.unlink()
+    """Make a folder that results will be written to, and write to it now: found before
+    hours of training, not after them. Raises FileError."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise FileError(
+            f"{folder}: nothing can be written there ({one_line(error)}); give another "
+            "folder, or free some space"
+        ) from error
 
 
 def device_name(device: torch.device) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-REMEDY = "the model has diverged: lower learning_rate"
+REMEDY = "the model has diverged; lower learning_rate"
 
 
 def require(values: np.ndarray, what: str) -> np.ndarray:
@@ -44,7 +44,8 @@ class Watch:
         self.step, self.values, self.done = 0, {}, None
 
     def note(self, step: int, **values: Tensor) -> None:
-        """Look at these when they are known."""
+        """Look at these when they are known. step: the first is 1, as in a checkpoint
+        and on the progress bar."""
         scalars = torch.stack([value.detach().float() for value in values.values()])
         on_gpu = scalars.device.type == "cuda"
         host = torch.empty_like(scalars, device="cpu", pin_memory=on_gpu)

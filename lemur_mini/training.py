@@ -155,7 +155,7 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     gradient = torch.nn.utils.clip_grad_norm_(weights, config.clip)
     run.optimizer.step()
     weight = torch.nn.utils.get_total_norm(weights)
-    run.watch.note(step, loss=losses.total, gradient=gradient, weight=weight)
+    run.watch.note(step + 1, loss=losses.total, gradient=gradient, weight=weight)
     if config.has_content:
         for norm in run.model.running_norms.values():
             norm.update()

@@ -83,11 +83,12 @@ def fingerprint(dataset: Dataset, features: Features, tokenizer, names) -> Finge
     text fields, in order (see `order_fields`)."""
     log, content = dataset.log, _content(dataset, features)
     arrays = (log.user, log.qid, log.query, log.item, log.timestamp, log.label)
+    exact = (np.asarray(a, None if a.dtype == np.float64 else np.int64) for a in arrays)
     ids = {"users": dataset.users.tolist(), "items": dataset.items.tolist()}
     ids["queries"] = dataset.queries
     parts = {
         "data": checksum(dataset),
-        "log": _sum(*(np.ascontiguousarray(a, np.int64).tobytes() for a in arrays)),
+        "log": _sum(*(values.tobytes() for values in exact)),
         "texts": _sum(content[:, TEXT].tobytes()),
         "pictures": _sum(content[:, PICTURE].tobytes()),
         **{name: _sum(json.dumps(values).encode()) for name, values in ids.items()},
