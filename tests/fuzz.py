@@ -525,7 +525,7 @@ def try_others(folder: Path, found) -> None:
     whole = Pages(found.log, 4)
     wanted = list(whole.stream(np.arange(len(whole)), 2, 3))
     try:
-        stream = list(PageStream(folder, 4, 3, chunk=5).stream(2))
+        stream = list(PageStream(folder, 4, 3, 10**9, chunk=5).stream(2))
     except DataError as error:
         return one_line(error)
     if [b.item.tolist() for b in stream] != [b.item.tolist() for b in wanted]:

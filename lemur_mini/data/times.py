@@ -18,17 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lemur_mini.data.columns import (
-    EXACT,
-    NUMBER,
-    Refuse,
-    cell,
-    first,
-    first_bad,
-    is_text,
-    name_of,
-    plain,
-)
+from lemur_mini.data.columns import EXACT, NUMBER, is_text, name_of, plain
+from lemur_mini.data.errors import Refuse, cell, first, first_bad
 
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # a second, in each unit
 LATEST = 10**11  # unix seconds, in the year 5138
