@@ -10,17 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lemur_mini.data.columns import Origin, is_text, plain
-from lemur_mini.data.loading import Dataset, read_tables
-from lemur_mini.data.schema import (
-    IMPRESSIONS,
-    ITEMS,
-    codes,
-    group_of,
-    item_rows,
-    repeated,
-    unused,
-)
+from lemur_mini.data.columns import is_text, plain
+from lemur_mini.data.errors import Origin
+from lemur_mini.data.folders import read_tables
+from lemur_mini.data.joins import codes, group_of, item_rows, repeated
+from lemur_mini.data.loading import Dataset
+from lemur_mini.data.schema import IMPRESSIONS, ITEMS, unused
 from lemur_mini.data.times import seconds
 from lemur_mini.evaluation import auc
 
@@ -135,11 +130,10 @@ def _name(source) -> str:
 
 
 def _sampled(log: pa.Table) -> int:
-    """Rows marked as sampled negatives, by a column of truth values."""
-    if "sampled" not in log.column_names:
-        return 0
-    marks = plain(log["sampled"])
-    return int(pc.sum(marks).as_py() or 0) if pa.types.is_boolean(marks.type) else 0
+    """Rows that a column of truth values marks as sampled negatives."""
+    marks = plain(log["sampled"]) if "sampled" in log.column_names else None
+    truths = marks is not None and pa.types.is_boolean(marks.type)
+    return (pc.sum(marks).as_py() or 0) if truths else 0
 
 
 def _coverage(items: pa.Table) -> dict[str, float]:
@@ -168,11 +162,10 @@ def _aucs(items: pa.Table, log: pa.Table, item: np.ndarray, label: np.ndarray) -
     for file, table, place in ((IMPRESSIONS, log, None), (ITEMS, items, item)):
         for name in table.column_names:
             values = plain(table[name])
-            if name in GIVEN or name == "image":
-                continue
-            code, raw = _codes(values), _numbers(values)
+            code = None if name in (*GIVEN, "image") else _codes(values)
             if code is None:
                 continue
+            raw = _numbers(values)
             code, raw = (
                 None if v is None else v[rows] if place is None else v[place]
                 for v in (code, raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -11,25 +10,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lemur_mini.data.columns import DataError, Origin, encode, fail, is_text
+from lemur_mini.data.columns import is_text
+from lemur_mini.data.errors import DataError, Origin, fail
+from lemur_mini.data.folders import ABOUT, is_folder, read_about, read_tables, useless
+from lemur_mini.data.joins import encode, group_of, is_made, item_rows
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
-    group_of,
-    is_made,
-    item_rows,
     read_items,
-    read_log,
     text_fields,
     unused,
 )
-from lemur_mini.data.tables import HUB, of_hub, read_path
 from lemur_mini.data.texts import columns_of
 from lemur_mini.data.times import seconds, ticks
-from lemur_mini.files import one_line
 
 TEST_SHARE = 1 / 15  # of the impressions, where the data set names no test period
-ABOUT = "dataset.json"  # optional: name, valid_start, test_start (unix seconds)
 LINKS = ("http://", "https://")
 
 
@@ -145,50 +140,6 @@ def checksum(dataset: Dataset) -> str:
     return f"{value:08x}"
 
 
-def read_tables(source) -> tuple[pa.Table, pa.Table]:
-    """Items and impressions of a folder, a data set of the hub, or a pair of tables,
-    in the types of the schema. Raises DataError."""
-    if isinstance(source, tuple):
-        items, log = source
-        items = read_items(items)
-        return items, read_log(log, items)
-    unit = None
-    if is_folder(source):
-        folder = Path(source)
-        unit = read_about(folder).get("time_unit")
-        found = [_local(folder / file) for file in (ITEMS, IMPRESSIONS)]
-    else:
-        found = [(of_hub(source, file), Origin(file)) for file in (ITEMS, IMPRESSIONS)]
-    (items, mine), (log, other) = found
-    items = read_items(items, mine, unit)
-    return items, read_log(log, items, other, unit, mine)
-
-
-def _local(path: Path) -> tuple[pa.Table, Origin]:
-    if not path.exists():
-        raise DataError(f"{path}: not found; a data set is {ITEMS} and {IMPRESSIONS}")
-    table, untyped = read_path(path)
-    return table, Origin(path.name, untyped=untyped)
-
-
-def is_folder(source) -> bool:
-    """Whether this is a local folder. Raises DataError for a path that is none."""
-    try:
-        if Path(source).is_dir():
-            return True
-        there = Path(source).exists()
-    except (OSError, ValueError):  # a name that no file can have
-        there = False
-    name = " ".join(str(source).split())
-    if there:
-        remedy = f"give the folder that holds {ITEMS} and {IMPRESSIONS}"
-        raise DataError(f"{name}: is no folder; {remedy}")
-    if isinstance(source, Path) or not HUB.fullmatch(source):
-        remedy = "give a folder, or a hub id when online"
-        raise DataError(f"{name}: no such folder; {remedy}")
-    return False
-
-
 def _make_log(table: pa.Table, items: pa.Table, counts: Counter) -> tuple:
     """The log in time order, its users, its queries, and that order."""
     time = ticks(table["timestamp"])
@@ -283,24 +234,4 @@ def _read_about(path: Path) -> tuple[str, int, int]:
     except DataError:
         raise
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
-        raise _useless(path, error) from error
-
-
-def read_about(folder: Path) -> dict:
-    """What dataset.json says, {} where there is none. Raises DataError."""
-    path = folder / ABOUT
-    if not path.exists():
-        return {}
-    try:
-        facts = json.loads(path.read_text("utf-8"))
-        if not isinstance(facts, dict):
-            raise TypeError(f"it holds a {type(facts).__name__}")
-        return facts
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise _useless(path, error) from error
-
-
-def _useless(path: Path, error: Exception) -> DataError:
-    problem = f"{path}: cannot be used ({type(error).__name__}: {one_line(error)})"
-    remedy = "give name, valid_start and test_start (unix seconds), or remove it"
-    return DataError(f"{problem}; {remedy}")
+        raise useless(path, error) from error

@@ -9,19 +9,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lemur_mini.data.columns import DataError, Origin, encode, fail, is_text
-from lemur_mini.data.loading import Log, read_about
+from lemur_mini.data.columns import is_text
+from lemur_mini.data.errors import DataError, Origin, fail
+from lemur_mini.data.folders import read_about
+from lemur_mini.data.joins import encode, group_of, item_rows
+from lemur_mini.data.loading import Log
 from lemur_mini.data.pages import PAD, Batch, Pages, make_batch
-from lemur_mini.data.schema import (
-    IMPRESSIONS,
-    ITEMS,
-    LOGGED,
-    group_of,
-    item_rows,
-    read_items,
-    read_log,
-)
-from lemur_mini.data.tables import blocks
+from lemur_mini.data.parts import blocks
+from lemur_mini.data.schema import IMPRESSIONS, ITEMS, LOGGED, read_items, read_log
 from lemur_mini.data.times import seconds, ticks
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv
 
-from lemur_mini.data.columns import DataError
+from lemur_mini.data.errors import DataError
 from lemur_mini.files import one_line
 
 READERS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv"}
@@ -164,6 +164,9 @@ def columns_of(columns: dict[str, list], where: str) -> pa.Table:
 
 def _array(values) -> pa.Array | pa.ChunkedArray:
     try:
+        if any(getattr(value, "nanosecond", 0) for value in values):  # of pandas
+            zone = next((v.tzinfo for v in values if v is not None), None)
+            return pa.array(values, pa.timestamp("ns", zone and "UTC"))
         return pa.array(values)
     except OverflowError:  # numbers of 64 bits without a sign
         return pa.array(values, pa.uint64())

@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pyarrow as pa
 
-from lemur_mini.data.columns import DataError, Origin
+from lemur_mini.data.errors import DataError, Origin
 from lemur_mini.data.health import Health
 from lemur_mini.data.importers.huggingface import HOUR, label_of, write_log
 from lemur_mini.data.importers.images import fetch_images

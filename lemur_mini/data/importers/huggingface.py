@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lemur_mini.data.columns import DataError, Origin, first, is_text, number, refusal
+from lemur_mini.data.columns import is_text, number
+from lemur_mini.data.errors import DataError, Origin, first, refusal
+from lemur_mini.data.folders import ABOUT
 from lemur_mini.data.health import Health, health
 from lemur_mini.data.importers.negatives import add_negatives
-from lemur_mini.data.loading import ABOUT, LINKS, default_periods
+from lemur_mini.data.joins import codes
+from lemur_mini.data.loading import LINKS, default_periods
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
     LOGGED,
-    codes,
     item_columns,
     read_items,
     read_log,

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from tqdm import tqdm
 
-from lemur_mini.data.columns import DataError
+from lemur_mini.data.errors import DataError
 from lemur_mini.files import one_line
 
 MOST_BYTES = 20 * 2**20  # of one image

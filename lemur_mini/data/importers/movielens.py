@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv
 
-from lemur_mini.data.columns import DataError, Origin
+from lemur_mini.data.errors import DataError, Origin
 from lemur_mini.data.health import Health
 from lemur_mini.data.importers.huggingface import HOUR, label_of, write_log
 from lemur_mini.files import one_line

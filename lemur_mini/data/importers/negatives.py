@@ -6,15 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lemur_mini.data.columns import Origin, ids, refusal
-from lemur_mini.data.schema import (
-    IMPRESSIONS,
-    ITEMS,
-    codes,
-    item_columns,
-    item_rows,
-    repeated,
-)
+from lemur_mini.data.columns import ids
+from lemur_mini.data.errors import Origin, refusal
+from lemur_mini.data.joins import codes, item_rows, repeated
+from lemur_mini.data.schema import IMPRESSIONS, ITEMS, item_columns
 from lemur_mini.data.times import seconds, times
 
 ROUNDS = 30  # of drawing anew what may not be used
