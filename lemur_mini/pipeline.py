@@ -19,7 +19,12 @@ from lemur_mini.evaluation import auc, qauc, slices
 from lemur_mini.files import require_folder
 from lemur_mini.interrupts import Ears, Stopped, keeping
 from lemur_mini.model import Lemur, Sizes
-from lemur_mini.preparation import Prepared, config_for, prepare, require_period
+from lemur_mini.preparation import (
+    Prepared,
+    config_for,
+    prepare,
+    require_period,
+)
 from lemur_mini.training import Run, make_model, predict
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lemur_mini.config import FEED_CHANGES, SCALES, Config
+from lemur_mini.config import FEED_CHANGES, OURS, SCALES, Config
 from lemur_mini.data.features import (
     Features,
     make_features,
@@ -98,6 +98,15 @@ def config_for(config: Config, dataset: Dataset) -> Config:
     usual = SCALES.get(config.scale, config)
     changes = {k: v for k, v in FEED_CHANGES.items() if at_usual(config, usual, k)}
     return config.replace(**changes)
+
+
+def with_ours(config: Config) -> Config:
+    """The paper's form with what we add to it, where the reader has left the scale's
+    own settings."""
+    usual = SCALES.get(config.scale, config)
+    return config.replace(
+        **{k: v for k, v in OURS.items() if at_usual(config, usual, k)}
+    )
 
 
 def at_usual(config: Config, usual: Config, name: str) -> bool:
