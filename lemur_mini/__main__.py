@@ -25,6 +25,7 @@ from lemur_mini.files import (
 from lemur_mini.interrupts import Stopped, keeping
 from lemur_mini.parallel.process import process_of
 from lemur_mini.parallel.ranks import ALONE, Ranks, join
+from lemur_mini.preparation import variant, with_dense
 
 NAMES = plots.NAMES
 MODELS = {"rankmixer_longer": BASELINE_CHANGES, "lemur": {}}
@@ -51,6 +52,9 @@ class Options:
     """Go on from the checkpoints in --out."""
     bank: Literal["replicated", "sharded"] = "replicated"
     """Under torchrun: the memory bank whole on every rank, or cut by rows."""
+    numbers: Literal["auto", "on", "off"] = "auto"
+    """Statistics and word match beside the paper's features: auto adds them to all data
+    but the shipped platform, whose claims are the paper's."""
     config: Config = CLASSROOM
     """Every number of the model and its training, of both models where both have it."""
 
@@ -101,7 +105,7 @@ def how_to_go_on(options: Options, stopped: KeyboardInterrupt) -> str:
 
 def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
     """Do what the options say; returns the report that is also written."""
-    config = options.config
+    config = config_of(options)
     print(f"reading {options.data}")
     prepared = pipeline.prepare(options.data, config, device)
     dataset = prepared.dataset
@@ -119,12 +123,22 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
         "ranks": ranks.size,
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
         "means": pipeline.smoothed_baseline(prepared, dataset.test_start, None),
+        "trees": pipeline.trees(prepared, dataset.test_start, None),
+        "numbers": list(config.dense),
         "models": models,
         "training_log": logs,
     }
     if not ranks.rank:
         write(options.out, report, prepared)
     return report
+
+
+def config_of(options: Options) -> Config:
+    """The configuration, with statistics and match where the options add them."""
+    shipped = options.data == str(DATA)
+    if options.numbers == "on" or (options.numbers == "auto" and not shipped):
+        return with_dense(options.config)
+    return options.config
 
 
 def say_health(dataset: Dataset) -> None:
@@ -150,7 +164,7 @@ def train_and_test(
             path = options.out / f"{name}.safetensors"
             trained = pipeline.fit(
                 prepared,
-                config.replace(**changes),
+                variant(config, changes),
                 options.seed,
                 start,
                 path,
@@ -212,7 +226,11 @@ def text_table(report: dict) -> str:
             f"{NAMES[name]:28}{model['auc']:8.4f}{model['qauc']:8.4f}"
             f"{model['cold_auc']:10.4f}{model['train_seconds']:9.0f}"
         )
-    means, best = report["means"], report["ceiling"]
+    trees, means, best = (report[name] for name in ("trees", "means", "ceiling"))
+    lines.append(
+        f"{'boosted trees':28}{trees['auc']:8.4f}{trees['qauc']:8.4f}"
+        f"{trees['cold_auc']:10.4f}{trees['train_seconds']:9.0f}"
+    )
     lines.append(
         f"{'means of document and user':28}{means['auc']:8.4f}{means['qauc']:8.4f}"
         f"{means['cold_auc']:10.4f}"
