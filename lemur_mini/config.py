@@ -8,6 +8,7 @@ from dataclasses import dataclass
 BASELINE = ("user", "item", "query", "longer")
 CONTENT = ("content", "long", "short", "similarity")  # need the encoders and the bank
 LEMUR = (*BASELINE, *CONTENT)
+DENSE = ("statistics", "match")  # not the paper's: what a ranker has beside a network
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Config:
     longer_recent: int = 8  # merged tokens that are queries
     longer_inner: bool = False
     mlp: tuple[int, ...] = (256, 128)
+    dense_hidden: int = 0  # of statistics and match; 0: one linear map to their tokens
+    dense_wide: bool = False  # a linear term of theirs straight to the logit
     # losses (section 3)
     sqdc_weight: float = 0.015  # lambda
     temperature: float = 10.0  # T, a multiplier
@@ -113,6 +116,11 @@ class Config:
             raise ValueError("history_wide and history_seen need history_products")
         if self.history_products and "long" not in self.groups and self.has_content:
             raise ValueError("history_products joins the group long; add it")
+
+    @property
+    def dense(self) -> tuple[str, ...]:
+        """Which groups of dense features the ranker sees."""
+        return tuple(name for name in DENSE if name in self.groups)
 
     @property
     def patches(self) -> int:
