@@ -172,7 +172,7 @@ def parts(scale: str, device: torch.device) -> dict:
         return facts | {"device": "meta, counted", "roof": None, "parts": lines}
     if device.type == "cpu":
         torch.set_num_threads(1)
-        few = {"pages": 16, "precision": "fp32"}  # of 256: what a CPU can bear
+        few = {"batch_pages": 16, "precision": "fp32"}  # of 256: what a CPU can bear
         config = config.replace(**few) if scale == "gpu" else config
     return parts_of(config, pipeline.prepare(DATA, config, device))
 

@@ -38,7 +38,7 @@ def clock(device: torch.device) -> float:
 def medians(
     calls: dict[str, Callable], device: torch.device, repeats: int = REPEATS
 ) -> dict[str, float]:
-    """Median seconds of every call: all once to warm up, then turn and turn about, so
+    """Median seconds of every call: all once to warm up, then each in its turn, so
     that a slow minute of the machine falls on all alike."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):

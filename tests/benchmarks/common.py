@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def medians(calls: dict[str, Callable], device: torch.device = CPU) -> dict[str, float]:
-    """Median seconds of every call, turn and turn about; see `roofline.medians`."""
+    """Median seconds of every call, each in its turn; see `roofline.medians`."""
     return roofline.medians(calls, device)
 
 
