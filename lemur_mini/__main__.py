@@ -2,124 +2,135 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from lemur_mini import evaluation, files, pipeline, plots
-from lemur_mini.config import BASELINE_CHANGES, SCALES
-from lemur_mini.data.schema import DataError
-from lemur_mini.files import DATA, FileError, write_atomically, write_text_atomically
+from lemur_mini.command import ONE_LINE, OptionError, parse
+from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, SCALES, Config
+from lemur_mini.data.health import health
+from lemur_mini.data.loading import Dataset
+from lemur_mini.devices import choose_device
+from lemur_mini.files import (
+    DATA,
+    require_folder,
+    write_atomically,
+    write_json,
+    write_text_atomically,
+)
+from lemur_mini.interrupts import Stopped, keeping
 from lemur_mini.parallel.process import process_of
-from lemur_mini.parallel.ranks import ALONE, RankError, Ranks, join
-from lemur_mini.training import choose_device
+from lemur_mini.parallel.ranks import ALONE, Ranks, join
+from lemur_mini.preparation import variant, with_dense, with_ours
+from lemur_mini.simulate import learnable
 
 NAMES = plots.NAMES
-# what the reader can mend: one line, exit code 2
-BAD = (DataError, FileError, ConnectionError, FloatingPointError, RankError)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train RankMixer + LONGER on ids and the full LEMUR from raw text and images, one
+    pass in time order each; test both on the last days and print them beside the best
+    that any model could reach."""
+
+    data: str = str(DATA)
+    """A folder with items.parquet and impressions.parquet, or the id of such a data set
+    on the hub."""
+    scale: Literal["classroom", "gpu"] = "classroom"
+    """Sizes of the model: a laptop, or one GPU. Single fields: --config.*"""
+    seed: int = 0
+    """Of the first weights and of sampling."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto takes cuda, then mps, then cpu."""
+    out: Path = Path("runs/main")
+    """Folder for what is written."""
+    resume: bool = False
+    """Go on from the checkpoints in --out."""
+    form: Literal["auto", "printed", "ours"] = "auto"
+    """Of LEMUR: as the paper prints it, or with what we add (config.OURS); auto adds it
+    on the shipped platform, whose pages were really shown."""
+    bank: Literal["replicated", "sharded"] = "replicated"
+    """Under torchrun: the memory bank whole on every rank, or cut by rows."""
+    numbers: Literal["auto", "on", "off"] = "auto"
+    """Statistics and word match beside the paper's features: auto adds them to all data
+    but the shipped platform, whose claims are the paper's."""
+    config: Config = CLASSROOM
+    """Every number of the model and its training, of both models where both have it."""
+
+
+def options_of(arguments: list[str] | None) -> Options:
+    """What the command line says; fields of --config start from those of --scale."""
+    prog = "python -m lemur_mini"
+    usual = Options(config=SCALES["classroom"])
+    options = parse(Options, arguments, prog=prog, default=usual)
+    if options.scale != usual.scale:
+        usual = Options(scale=options.scale, config=SCALES[options.scale])
+        options = parse(Options, arguments, prog=prog, default=usual)
+    if options.config.scale != options.scale:
+        raise OptionError(f"--config.scale is a name; use --scale {options.scale}")
+    if options.seed < 0:
+        raise OptionError(f"--seed {options.seed} is negative; use 0 or more")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command. Returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
-    options, ranks = _parser().parse_args(arguments), ALONE
+    """Run the command. Returns the exit code: 0, 2 for what the reader can mend, 130
+    for Ctrl-C, 143 for SIGTERM."""
+    ranks = ALONE
     try:
+        options = options_of(arguments)
         device = choose_device(options.device)
         ranks, device = join(device, options.bank == "sharded")
         with ranks.together():
-            print(table(run(options, device, ranks)))
+            print(text_table(run(options, device, ranks)))
             print(f"written: {options.out}/report.json, report.png, checkpoints")
-    except BAD as error:
+    except ONE_LINE as error:
         if ranks.has_the_word():
             print(f"lemur_mini: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if ranks.has_the_word():
-            print(
-                f"\nstopped; --resume --out {options.out} goes on from the last "
-                "checkpoint"
-            )
-        return 130
+            print(f"\nstopped{how_to_go_on(options, stopped)}")
+        return getattr(stopped, "code", 130)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lemur_mini",
-        description="Train RankMixer + LONGER on ids and the full LEMUR from raw text "
-        "and images, one pass in time order each; test both on the last days and print "
-        "them beside the best that any model could reach.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "--data",
-        default=str(DATA),
-        help="a folder with items.parquet and "
-        "impressions.parquet, or the id of such a data set on the hub",
-    )
-    add(
-        "--scale",
-        default="classroom",
-        choices=["classroom", "gpu"],
-        help="sizes of the model: a laptop, or one GPU",
-    )
-    add("--seed", type=int, default=0, help="of the first weights and of sampling")
-    add(
-        "--device",
-        default="auto",
-        choices=["auto", "cpu", "cuda", "mps"],
-        help="auto takes cuda, then mps, then cpu",
-    )
-    add(
-        "--out", type=Path, default=Path("runs/main"), help="folder for what is written"
-    )
-    add("--resume", action="store_true", help="go on from the checkpoints in --out")
-    add(
-        "--bank",
-        default="replicated",
-        choices=["replicated", "sharded"],
-        help="under torchrun: the memory bank whole on every rank, or cut by rows",
-    )
-    return parser
+def how_to_go_on(options: Options, stopped: KeyboardInterrupt) -> str:
+    """What to do after a stop: --resume is promised where a checkpoint of these very
+    settings is there to go on from."""
+    if isinstance(stopped, Stopped) and stopped.saved:
+        return f"; --resume --out {options.out} goes on from {stopped.saved.name}"
+    return " before there was a checkpoint"
 
 
-def run(
-    options: argparse.Namespace, device: torch.device, ranks: Ranks = ALONE
-) -> dict:
+def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
     """Do what the options say; returns the report that is also written."""
-    config = SCALES[options.scale]
+    config, lemur = config_of(options)
     print(f"reading {options.data}")
-    prepared = pipeline.prepare(options.data, config, device)
+    prepared = pipeline.prepare(options.data, lemur, device)
     dataset = prepared.dataset
-    config = pipeline.config_for(config, dataset)
+    config, lemur = (pipeline.config_for(c, dataset) for c in (config, lemur))
     print(
         f"{len(dataset.log.label):,} impressions, {len(dataset.users):,} users, "
         f"{len(dataset.items):,} documents, device {device}"
     )
-    models, logs = {}, {}
-    for name, changes in {"rankmixer_longer": BASELINE_CHANGES, "lemur": {}}.items():
-        trained = pipeline.fit(
-            prepared,
-            config.replace(**changes),
-            options.seed,
-            dataset.test_start,
-            options.out / f"{name}.safetensors",
-            options.resume,
-            NAMES[name],
-            process_of(ranks),
-        )
-        models[name] = pipeline.evaluate_period(
-            prepared, trained, dataset.test_start, None
-        )
-        models[name] |= cost(trained)
-        logs[name] = trained.log
+    pipeline.require_period(prepared, dataset.test_start, None, "test on")
+    require_folder(options.out)
+    if not ranks.rank:
+        say_health(dataset)
+    configs = {"rankmixer_longer": variant(config, BASELINE_CHANGES), "lemur": lemur}
+    models, logs = train_and_test(options, prepared, configs, process_of(ranks))
     report = provenance(options, prepared, device) | {
         "ranks": ranks.size,
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
+        "learnable": learnable.stored(prepared.checksum, dataset.test_start),
         "means": pipeline.smoothed_baseline(prepared, dataset.test_start, None),
+        "trees": pipeline.trees(prepared, dataset.test_start, None),
+        "numbers": list(config.dense),
         "models": models,
         "training_log": logs,
     }
@@ -128,8 +139,56 @@ def run(
     return report
 
 
+def config_of(options: Options) -> tuple[Config, Config]:
+    """The configuration with statistics and match where the options add them; and that
+    of LEMUR, with what we add to the paper's form where they ask for it."""
+    shipped, config = options.data == str(DATA), options.config
+    if options.numbers == "on" or (options.numbers == "auto" and not shipped):
+        config = with_dense(config)
+    ours = options.form == "ours" or (options.form == "auto" and shipped)
+    return config, with_ours(config) if ours else config
+
+
+def say_health(dataset: Dataset) -> None:
+    """What is not used, what leaks, and what was repaired or missing, on the screen."""
+    for line in health(dataset).warnings():
+        print(line)
+    for what, number in dataset.counts.items():
+        if number and not what.startswith("ignored column"):  # these are said above
+            print(f"counted: {number:,} {what}")
+
+
+def train_and_test(
+    options: Options,
+    prepared: pipeline.Prepared,
+    configs: dict[str, Config],
+    process: pipeline.OneProcess,
+) -> tuple[dict, dict]:
+    """Measures and training log of both models, by name."""
+    models, logs, known = {}, {}, []
+    start = prepared.dataset.test_start
+    with keeping(known):
+        for name, config in configs.items():
+            path = options.out / f"{name}.safetensors"
+            trained = pipeline.fit(
+                prepared,
+                config,
+                options.seed,
+                start,
+                path,
+                options.resume,
+                NAMES[name],
+                process,
+            )
+            known.append(path)
+            models[name] = pipeline.evaluate_period(prepared, trained, start, None)
+            models[name] |= cost(trained)
+            logs[name] = trained.log
+    return models, logs
+
+
 def provenance(
-    options: argparse.Namespace, prepared: pipeline.Prepared, device: torch.device
+    options: Options, prepared: pipeline.Prepared, device: torch.device
 ) -> dict:
     """What was run, on what, when, and with which versions."""
     dataset = prepared.dataset
@@ -144,6 +203,7 @@ def provenance(
             "counts": {k: v for k, v in dataset.counts.items() if v},
         },
         "scale": options.scale,
+        "form": options.form,
         "seed": options.seed,
     } | files.provenance(" ".join(["python -m lemur_mini", *sys.argv[1:]]), device)
 
@@ -160,15 +220,14 @@ def cost(trained) -> dict:
 
 def write(out: Path, report: dict, prepared: pipeline.Prepared) -> None:
     """Report, figure and tokenizer, each whole or not at all."""
-    text = json.dumps(report, indent=1) + "\n"
-    write_text_atomically(out / "report.json", text)
+    write_json(out / "report.json", report)
     figure = plots.report_figure(report, report["training_log"]["lemur"])
     write_atomically(out / "report.png", lambda part: plots.save_figure(figure, part))
     tokenizer = prepared.tokenizer.backend_tokenizer.to_str(pretty=True)
     write_text_atomically(out / "tokenizer.json", tokenizer)
 
 
-def table(report: dict) -> str:
+def text_table(report: dict) -> str:
     """The result as text: one line a model, and the ceiling."""
     lines = [f"{'':28}{'AUC':>8}{'QAUC':>8}{'cold AUC':>10}{'seconds':>9}"]
     for name, model in report["models"].items():
@@ -176,18 +235,30 @@ def table(report: dict) -> str:
             f"{NAMES[name]:28}{model['auc']:8.4f}{model['qauc']:8.4f}"
             f"{model['cold_auc']:10.4f}{model['train_seconds']:9.0f}"
         )
-    means, best = report["means"], report["ceiling"]
+    trees, means = report["trees"], report["means"]
+    learnt, best = report["learnable"], report["ceiling"]
+    lines.append(
+        f"{'boosted trees':28}{trees['auc']:8.4f}{trees['qauc']:8.4f}"
+        f"{trees['cold_auc']:10.4f}{trees['train_seconds']:9.0f}"
+    )
     lines.append(
         f"{'means of document and user':28}{means['auc']:8.4f}{means['qauc']:8.4f}"
         f"{means['cold_auc']:10.4f}"
     )
+    values = [report["models"][name]["qauc"] for name in NAMES]
+    if learnt:
+        lines.append(
+            f"{'what can be learnt':28}{learnt['auc']:8.4f}{learnt['qauc']:8.4f}"
+        )
     if best:
         lines.append(
             f"{'ceiling (true chances)':28}{best['auc']:8.4f}{best['qauc']:8.4f}"
         )
-        values = [report["models"][name]["qauc"] for name in NAMES]
         share = evaluation.gap_closed(*values, best["qauc"])
         lines.append(f"LEMUR closes {share:.0%} of the gap in QAUC")
+    if learnt:
+        share = evaluation.gap_closed(*values, learnt["qauc"])
+        lines.append(f"and reaches {share:.0%} of what can be learnt")
     return "\n".join(lines)
 
 

@@ -14,10 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 
+from lemur_mini import finite
 from lemur_mini.config import Config
-from lemur_mini.files import FileError, one_line, write_atomically
+from lemur_mini.data.fingerprint import Fingerprint, Mismatch
+from lemur_mini.files import FileError, as_json, one_line, write_atomically
 from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.model import Lemur, Sizes
+from lemur_mini.remap import fingerprint_tensors, for_data
 from lemur_mini.training import Run
 
 FACTS = {"config", "sizes", "data", "seed", "total", "step", "seconds", "log"}
@@ -59,17 +62,18 @@ def _on_cpu(bank: MemoryBank) -> dict[str, torch.Tensor]:
     return {name: tensor.cpu() for name, tensor in bank.named_buffers()}
 
 
-def save(run: Run, path: Path, data: str) -> None:
-    """Write model, bank, optimiser and place in the stream. data: its checksum."""
-    write(path, facts_of(run, data), tensors_of(run))
+def save(run: Run, path: Path, data: Fingerprint) -> None:
+    """Write model, bank, optimiser, place in the stream, and what it was trained on."""
+    write(path, facts_of(run, data), tensors_of(run, data))
 
 
-def facts_of(run: Run, data: str) -> dict:
+def facts_of(run: Run, data: Fingerprint) -> dict:
     """What a checkpoint says beside its tensors."""
     return {
         "config": dataclasses.asdict(run.config),
         "sizes": dataclasses.asdict(run.model.sizes),
-        "data": data,
+        "data": data.parts.get("data"),
+        "parts": data.parts,
         "seed": run.seed,
         "total": run.total,
         "step": run.step,
@@ -78,9 +82,11 @@ def facts_of(run: Run, data: str) -> dict:
     }
 
 
-def tensors_of(run: Run) -> dict[str, torch.Tensor]:
-    """Weights, buffers and the optimiser's moments, by name, on the CPU."""
+def tensors_of(run: Run, data: Fingerprint) -> dict[str, torch.Tensor]:
+    """Weights, buffers, the optimiser's moments and the ids of the data, by name, on
+    the CPU."""
     tensors = {f"model.{k}": v for k, v in run.model.state_dict().items()}
+    tensors |= fingerprint_tensors(data)
     for name, parameter in run.model.named_parameters():
         for moment, value in run.optimizer.state.get(parameter, {}).items():
             tensors[f"{moment}.{name}"] = value
@@ -90,15 +96,22 @@ def tensors_of(run: Run) -> dict[str, torch.Tensor]:
 def export(source: Path, path: Path) -> None:
     """A checkpoint without its optimiser and in half precision: to serve, to ship."""
     facts, tensors = read(source)
-    kept = {k: v for k, v in tensors.items() if k.startswith("model.")}
-    halved = {k: v.half() if v.dtype == torch.float32 else v for k, v in kept.items()}
+    kept = {k: v for k, v in tensors.items() if k.startswith(("model.", "data."))}
+    whole = ("model.dense.",)  # mean squares, of which small differences count
+    halved = {
+        k: v.half() if v.dtype == torch.float32 and not k.startswith(whole) else v
+        for k, v in kept.items()
+    }
     write(path, facts, halved)
 
 
 def write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Write a checkpoint, whole or not at all. Where `facts` name a bank, its vectors
     lie in a folder of that name beside the file; folders that no file names any more
-    are removed. Raises CheckpointError."""
+    are removed. Raises CheckpointError, and FloatingPointError for what is no number:
+    a good checkpoint is never replaced by a bad one."""
+    finite.require_tensors(tensors, path)
+    facts = json.loads(as_json(facts))
     checked = facts | {"checksum": _checksum(facts, tensors)}
     header = {"lemur_mini": json.dumps(checked)}
     try:  # not `save_file`: killed, it leaves a file beside ours, each time another
@@ -166,12 +179,24 @@ def fill(bank: MemoryBank, path: Path, name: str, load=load_bank) -> None:
         ) from error
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
-    """The model of a checkpoint with its bank, ready to serve."""
+def load_model(
+    path: Path,
+    device: torch.device | str = "cpu",
+    data: Fingerprint | None = None,
+) -> Lemur:
+    """The model of a checkpoint with its bank, ready to serve: with the rows of the
+    data set it was trained on or, given the fingerprint of another, with the rows of
+    that (see `remap.for_data`). Raises CheckpointError where the two do not belong
+    together."""
     facts, tensors = read(path)
     try:
-        model = Lemur(config_of(facts), Sizes(**facts["sizes"])).to(device)
+        config, sizes = config_of(facts), Sizes(**facts["sizes"])
+        if data is not None:
+            sizes, tensors = for_data(facts, tensors, data)
+        model = Lemur(config, sizes).to(device)
         model.load_state_dict(_part(tensors, "model"))
+    except Mismatch as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except (AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: of another version ({one_line(error)}); train again with this one"
@@ -179,17 +204,19 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Lemur:
     return model.eval()
 
 
-def resume(path: Path, fresh: Run, data: str) -> Run:
+def resume(path: Path, fresh: Run, data: Fingerprint) -> Run:
     """Bring a fresh run to where the checkpoint was. Raises CheckpointError where the
     checkpoint is of another configuration, seed or data."""
     return restore(fresh, path, *read(path), data)
 
 
-def restore(run: Run, path: Path, facts: dict, tensors: dict, data: str) -> Run:
-    """Put what was read of the checkpoint at `path` into a fresh run."""
-    there = facts["config"] | {k: facts[k] for k in ("data", "seed", "total")}
+def restore(run: Run, path: Path, facts: dict, tensors: dict, data: Fingerprint) -> Run:
+    """Put what was read of the checkpoint at `path` into a fresh run. Nothing is mapped
+    here: only the same rows in the same order go on where it stopped."""
+    there = facts["config"] | {k: facts[k] for k in ("seed", "total")}
+    there |= facts.get("parts", {"data": facts["data"]})
     here = json.loads(json.dumps(dataclasses.asdict(run.config)))
-    here |= {"data": data, "seed": run.seed, "total": run.total}
+    here |= {"seed": run.seed, "total": run.total} | data.parts
     other = sorted(k for k in here if here[k] != there.get(k))
     if other:
         changes = ", ".join(f"{k} {there.get(k)} (now {here[k]})" for k in other[:3])

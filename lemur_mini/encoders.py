@@ -95,6 +95,10 @@ class RunningNorm(nn.Module):
     `update`, after the optimiser's step, takes in what the last forward pass saw: a
     step never depends on the statistics of its own batch."""
 
+    mean: Tensor
+    variance: Tensor
+    updates: Tensor
+
     def __init__(self, width: int, momentum: float = 0.05):
         super().__init__()
         self.momentum = momentum

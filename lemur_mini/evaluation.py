@@ -1,17 +1,42 @@
-"""AUC, QAUC, slices, intervals, calibration; means, the simplest ranker."""
+"""AUC, QAUC, slices, intervals, calibration."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import stats
 
+from lemur_mini import finite
+
 COLD = 20  # a document or user with fewer training impressions is cold
+
+
+def checked(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays (B,). Every measure begins here. Raises FloatingPointError for a
+    score that is not finite, ValueError for a label that is neither 0 nor 1."""
+    label, score = np.asarray(label), np.asarray(score)
+    if label.ndim != 1 or label.shape != score.shape:
+        raise ValueError(f"labels {label.shape} and scores {score.shape} do not pair")
+    bad = np.flatnonzero((label != 0) & (label != 1))
+    if bad.size:
+        raise ValueError(f"label {label[bad[0]]} in place {bad[0]}: use 0 or 1")
+    return label, finite.require(score, "scores")
+
+
+def chances(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`checked`, of probabilities. Raises ValueError for what is outside [0, 1]."""
+    label, score = checked(label, score)
+    bad = np.flatnonzero((score < 0) | (score > 1))
+    if bad.size:
+        raise ValueError(f"{score[bad[0]]} in place {bad[0]} is no probability")
+    return label, score
 
 
 def auc(
     label: np.ndarray, score: np.ndarray, weight: np.ndarray | None = None
 ) -> float:
-    """Area under the ROC curve, ties counted half. All (B,); nan with one class."""
+    """Area under the ROC curve, ties counted half. All (B,); nan with one class.
+    Raises what `checked` raises."""
+    label, score = checked(label, score)
     weight = np.ones(len(label)) if weight is None else weight
     order = np.argsort(score, kind="stable")
     label, score, weight = label[order], score[order], weight[order]
@@ -24,7 +49,9 @@ def auc(
 
 
 def query_auc(label: np.ndarray, score: np.ndarray, qid: np.ndarray) -> np.ndarray:
-    """AUC of every query, nan where all labels agree. All (B,); returns (queries,)."""
+    """AUC of every query, nan where all labels agree. All (B,); returns (queries,).
+    Raises what `checked` raises."""
+    label, score = checked(label, score)
     if not len(qid):
         return np.empty(0)
     _, group = np.unique(qid, return_inverse=True)
@@ -52,19 +79,26 @@ def qauc(label: np.ndarray, score: np.ndarray, qid: np.ndarray) -> float:
 
 def log_loss(label: np.ndarray, score: np.ndarray) -> float:
     """Mean binary cross-entropy in nats. score: probabilities."""
+    label, score = chances(label, score)
     score = np.clip(score, 1e-7, 1 - 1e-7)
     return float(-np.mean(np.where(label == 1, np.log(score), np.log1p(-score))))
 
 
 def calibration_error(label: np.ndarray, score: np.ndarray, bins: int = 10) -> float:
     """Mean gap between predicted and observed rate, over bins of equal size."""
+    label, score = chances(label, score)
     order = np.argsort(score, kind="stable")
     gaps = [
         len(part) * abs(label[part].mean() - score[part].mean())
         for part in np.array_split(order, bins)
         if len(part)
     ]
-    return float(sum(gaps) / len(order))
+    return ratio(sum(gaps), len(order))
+
+
+def ratio(part: float, whole: float) -> float:
+    """part / whole, nan of nothing."""
+    return float(part / whole) if whole else float("nan")
 
 
 def intervals(
@@ -89,7 +123,13 @@ def intervals(
         values["qauc"].append(
             np.average(each[usable], weights=weight) if weight.size else np.nan
         )
-    return {k: np.nanpercentile(v, [2.5, 97.5]).tolist() for k, v in values.items()}
+    return {name: _middle(drawn) for name, drawn in values.items()}
+
+
+def _middle(drawn: list[float]) -> list[float]:
+    """The middle 95 % of what is a number among these; nan where nothing is."""
+    known = np.array(drawn)[np.isfinite(drawn)]
+    return np.percentile(known, [2.5, 97.5]).tolist() if len(known) else [np.nan] * 2
 
 
 def slices(train_item, train_user, item, user, documents: int, users: int) -> dict:
@@ -107,7 +147,10 @@ def slices(train_item, train_user, item, user, documents: int, users: int) -> di
 def evaluate(
     label: np.ndarray, score: np.ndarray, qid: np.ndarray, parts: dict[str, np.ndarray]
 ) -> dict:
-    """Every measure of one model on one set of impressions, as plain numbers."""
+    """Every measure of one model on one set of impressions, as plain numbers: nan where
+    there is none, with the counts that say why. Raises what `checked` raises."""
+    if not len(label):
+        raise ValueError("no impressions to measure")
     each = query_auc(label, score, qid)
     out = {
         "auc": auc(label, score),
@@ -115,8 +158,9 @@ def evaluate(
         "intervals": intervals(label, score, qid),
         "log_loss": log_loss(label, score),
         "calibration_error": calibration_error(label, score),
-        "predicted_over_observed": float(score.mean() / label.mean()),
+        "predicted_over_observed": ratio(score.mean(), label.mean()),
         "impressions": len(label),
+        "positives": int(label.sum()),
         "queries": len(each),
         "queries_skipped": int(np.isnan(each).sum()),
     }
@@ -124,6 +168,7 @@ def evaluate(
         out[f"{name}_auc"] = auc(label[mask], score[mask])
         out[f"{name}_qauc"] = qauc(label[mask], score[mask], qid[mask])
         out[f"{name}_impressions"] = int(mask.sum())
+        out[f"{name}_positives"] = int(label[mask].sum())
     return out
 
 

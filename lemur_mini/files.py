@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import datetime
+import json
+import math
 import os
 import platform
+import sysconfig
+import tempfile
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from lemur_mini.errors import Mendable
+
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
+# in a clone beside the package; a wheel installs it under its environment's share/
+WHEEL = Path(sysconfig.get_path("data")) / "share" / "lemur_mini" / "data"
+DATA = ROOT / "data" if (ROOT / "data" / "items.parquet").is_file() else WHEEL
 RESULTS = DATA / "results"
 PACKAGES = ("lemur-mini", "torch", "torchvision", "transformers", "datasets", "numpy")
 
 
-class FileError(ValueError):
+class FileError(Mendable, ValueError):
     """A file that cannot be read or written; the message names it and the remedy."""
 
 
@@ -51,6 +60,47 @@ def write_atomically(path: Path, write) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """A text in UTF-8, whole or not at all."""
     write_atomically(path, lambda part: part.write_text(text, "utf-8"))
+
+
+def as_json(value, indent: int | None = None) -> str:
+    """Strict JSON, compact where there is no indent. A number that is NaN or infinite
+    becomes null: a measure that has no value, whose count stands beside it."""
+    marks = (",", ":") if indent is None else None
+    return json.dumps(_plain(value), indent=indent, separators=marks, allow_nan=False)
+
+
+def _plain(value):
+    """Numbers, lists and dictionaries of numpy as Python's own; NaN as None."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    lost = isinstance(value, float) and not math.isfinite(value)
+    return None if lost else value
+
+
+def write_json(path: Path, value, indent: int | None = 1) -> None:
+    """`as_json` and a line's end, whole or not at all. Raises FileError."""
+    write_text_atomically(path, as_json(value, indent) + "\n")
+
+
+def require_folder(folder: Path) -> None:
+    """Make a folder that results will be written to, and write to it now: found before
+    hours of training, not after them. Raises FileError."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(4096))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise FileError(
+            f"{folder}: nothing can be written there ({one_line(error)}); give another "
+            "folder, or free some space"
+        ) from error
 
 
 def device_name(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lemur_mini.sequence import CrossAttention, feed_forward
@@ -64,12 +65,25 @@ class Longer(nn.Module):
             group = group.unflatten(0, valid.shape[:2]) * valid[..., None]
         return self.merged(group.flatten(2)), valid.any(dim=-1)
 
+    def looked_up(self, table: Tensor, rows: Tensor) -> Tensor:
+        """The same tokens where nothing is merged, of rows (P, L) of a table of ids
+        (N, E), cheaper where histories are longer than the table: an id is projected
+        once, wherever it stands. Padding gets some token, which nobody may look at."""
+        table = F.linear(table, self.merged.weight, self.merged.bias)  # (N, D)
+        place = self.position[: rows.shape[1]] @ self.merged.weight.T  # (L, D)
+        return F.embedding(rows, table) + place
+
     def forward(
         self, target: Tensor, user: Tensor, history: Tensor, mask: Tensor
     ) -> Tensor:
+        return self.read(target, user, *self.tokens(history, mask))
+
+    def read(
+        self, target: Tensor, user: Tensor, sequence: Tensor, valid: Tensor
+    ) -> Tensor:
+        """What targets take from the tokens (P, L/K, D) of a history."""
         p, s = target.shape[:2]
         target = self.merged(target.repeat(1, 1, self.merge))  # (P, S, D)
-        sequence, valid = self.tokens(history, mask)
         cls = self.cls.expand(p, 1, -1)
         shared = torch.cat([self.user(user)[:, None], cls], dim=1)  # (P, 2, D)
         seen = valid.new_ones(p, 2)

@@ -15,6 +15,9 @@ class MemoryBank(nn.Module):
     Nothing in here carries a gradient. `vectors`: (N, D); `written`: (N,), the step
     of the last write, NEVER before the first. Rows below 0 mean padding."""
 
+    vectors: Tensor
+    written: Tensor
+
     def __init__(self, documents: int, width: int):
         super().__init__()
         self.register_buffer("vectors", torch.zeros(documents, width))

@@ -12,16 +12,27 @@ from torch import Tensor, nn
 
 from lemur_mini import losses
 from lemur_mini.baselines import Din, DlrmMlp
-from lemur_mini.config import Config
+from lemur_mini.config import DENSE, Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
+from lemur_mini.dense import Dense
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
 from lemur_mini.longer import Longer
 from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.ranker import RankMixer
-from lemur_mini.sequence import Decoder, SimilarityModule, most_similar
+from lemur_mini.sequence import (
+    Decoder,
+    Products,
+    SimilarityModule,
+    Wide,
+    identity,
+    largest,
+)
 
-RANKERS = {"rankmixer": RankMixer, "dlrm": DlrmMlp}
+RANKERS: dict[str, type[RankMixer | DlrmMlp]] = {
+    "rankmixer": RankMixer,
+    "dlrm": DlrmMlp,
+}
 ALL = slice(None)
 
 
@@ -35,6 +46,14 @@ class Sizes:
     vocabulary: int
     fields: int
     feed: bool = False  # sessions without queries: the last watched item is the anchor
+    statistics: int = 0  # numbers an impression, of these groups
+    match: int = 0
+
+    def read_by(self, config: Config) -> Sizes:
+        """What a model of this configuration reads of them."""
+        numbers = {"statistics": self.statistics, "match": self.match}
+        read = {name: n * (name in config.groups) for name, n in numbers.items()}
+        return Sizes(**dataclasses.asdict(self) | read)
 
 
 @dataclass(frozen=True)
@@ -85,7 +104,42 @@ def group_widths(config: Config) -> dict[str, int]:
     values = sum(2 * n for name, n in lengths.items() if name in groups)
     widths = {"user": e, "item": e, "query": e, "longer": 2 * config.token_width}
     widths |= {"din": 2 * e, "content": 3 * d, "long": d, "short": d}
-    return {name: (widths | {"similarity": values})[name] for name in groups}
+    if config.history_products:
+        widths["long"] += len(pools(config)) * (d + 1)
+    return {n: (widths | {"similarity": values})[n] for n in groups if n not in DENSE}
+
+
+def dense_parts(config: Config, sizes: Sizes) -> nn.ModuleDict:
+    """What reads the groups of numbers that the configuration names. Raises ValueError
+    where the data was prepared without one."""
+    for name in config.dense:
+        if not getattr(sizes, name):
+            raise ValueError(
+                f"the data holds no {name}: prepare it with this configuration (a feed "
+                "has no match), or leave the group out"
+            )
+    return nn.ModuleDict(
+        {
+            name: Dense(getattr(sizes, name), config.dense_hidden, config.dense_wide)
+            for name in config.dense
+        }
+    )
+
+
+def _numbers(batch: Batch, name: str) -> Tensor:
+    """A group of dense features of a batch (P, S, F)."""
+    values = getattr(batch, name)
+    if values is None:
+        raise ValueError(
+            f"the batch holds no {name}, which this model reads; prepare the data with "
+            "the model's configuration"
+        )
+    return values
+
+
+def pools(config: Config) -> list[str]:
+    """Which histories are pooled for products with the target."""
+    return ["watched", "skipped"] if config.history_seen else ["watched"]
 
 
 class Lemur(nn.Module):
@@ -93,6 +147,23 @@ class Lemur(nn.Module):
 
     Which parts exist follows from `config.groups`; the baseline is Lemur without the
     content groups. Rows of documents below 0 are padding everywhere."""
+
+    ids: nn.ModuleDict
+    longer: Longer
+    din: Din
+    dense: nn.ModuleDict
+    document_encoder: DocumentEncoder
+    query_encoder: QueryEncoder
+    running_norms: nn.ModuleDict
+    bank: MemoryBank
+    decoder_query: nn.Linear
+    to_identity: nn.Linear
+    similarity: SimilarityModule
+    decoders: nn.ModuleDict
+    head: nn.Linear
+    products: nn.ModuleDict
+    wide: Wide
+    ranker: RankMixer | DlrmMlp
 
     def __init__(self, config: Config, sizes: Sizes):
         super().__init__()
@@ -124,7 +195,17 @@ class Lemur(nn.Module):
                     if name in groups
                 }
             )
-        self.ranker = RANKERS[config.ranker](group_widths(config), config)
+        if config.has_content and config.sqdc_head:
+            self.head = identity(d)
+        if config.has_content and config.history_products:
+            kinds = pools(config)
+            self.products = nn.ModuleDict({kind: Products(d) for kind in kinds})
+            if config.history_wide:
+                self.wide = Wide(len(kinds), d)
+        self.dense = dense_parts(config, sizes)
+        widths = group_widths(config)
+        widths |= {name: part.width for name, part in self.dense.items()}
+        self.ranker = RANKERS[config.ranker](widths, config)
 
     def make_bank(self, documents: int, width: int) -> MemoryBank:
         """An empty bank."""
@@ -164,6 +245,8 @@ class Lemur(nn.Module):
             sqdc = self.contrastive_loss(batch, query, target, valid, pages)
             query, target = query[pages], target[pages]
         if options.rank:
+            for name, part in self.dense.items():  # of the whole batch on every rank
+                part.see(_numbers(batch, name), batch.mask)
             seen = fresh if config.history_gradient else None
             logit = self.rank(mine, query, target, seen)  # (P, S)
             ctr = losses.ctr(logit, mine.label, mine.mask, batch.mask.sum())
@@ -171,7 +254,7 @@ class Lemur(nn.Module):
         share = len(mine.user) / len(batch.user)
         if config.experts and options.rank:
             total = total + share * config.expert_l1 * self.ranker.penalty()
-        if config.cic_weight:
+        if fresh is not None and config.cic_weight:
             total = total + share * config.cic_weight * self.cic_loss(batch, fresh)
         return Losses(total, ctr.detach(), sqdc.detach())
 
@@ -205,7 +288,20 @@ class Lemur(nn.Module):
             vectors = vectors.index_copy(0, rest, fresh.to(known.dtype))
         written = queue[: missing if stale else forward]
         self.bank.write(rows[written], vectors[written], options.step)
+        if self.config.renew:
+            self.renew(features, options.step)
         return vectors
+
+    @torch.no_grad()
+    def renew(self, features: Features, step: int) -> None:
+        """Encode again, without gradient, what the bank has held longest.
+        # our choice: the paper's histories are as old as their last showing."""
+        rows = torch.arange(self.sizes.documents, device=self.bank.written.device)
+        (written,) = self.bank.fetch(rows, self.bank.written)
+        age = torch.where(written > NEVER, step - written, 0)
+        oldest = age.topk(min(self.config.renew, len(age))).indices
+        oldest = oldest[age[oldest] > 0]
+        self.bank.write(oldest, self.encode(features, oldest), step)
 
     def encode(self, features: Features, rows: Tensor) -> Tensor:
         """Fresh representations of documents. rows: (B,). Returns (B, D)."""
@@ -254,6 +350,8 @@ class Lemur(nn.Module):
         against the targets of all.
         # our choice: per impression, so that lambda does not depend on the batch."""
         config = self.config
+        if config.sqdc_head:
+            target = self.head(target)
         place = torch.arange(valid.numel(), device=valid.device).view_as(valid)
         total = losses.sqdc(
             query[:, None].expand_as(target).flatten(0, 1),
@@ -298,17 +396,34 @@ class Lemur(nn.Module):
         item = self.ids["item"](batch.item + 1)  # (P, S, E)
         words = self.ids["query"](batch.query + 1)
         out = {"user": user[:, None], "item": item, "query": words[:, None]}
-        if {"longer", "din"} & set(groups):
-            watched, mask = self.ids["item"](batch.history + 1), batch.history >= 0
         if "longer" in groups:
-            out["longer"] = self.longer(item, user, watched, mask)
+            out["longer"] = self.longer.read(item, user, *self.watched(batch))
         if "din" in groups:
+            watched, mask = self.ids["item"](batch.history + 1), batch.history >= 0
             out["din"] = self.din(item, watched, mask)
-        if self.config.has_content:
+        straight: list[Tensor] = []  # terms of the logit beside the ranker's
+        for name, part in self.dense.items():
+            out[name], linear = part(_numbers(batch, name))
+            straight += [] if linear is None else [linear]
+        if query is not None and target is not None:
             history = self.history(batch, fresh)
             out |= self.content(history, query, target, user=user, item=item)
+            if self.config.history_products:
+                products = self.taken(batch, history, target)
+                out["long"] = torch.cat([out["long"], products], dim=-1)
+                straight += [self.wide(products)] if self.config.history_wide else []
         flat = {g: out[g].expand(p, s, -1).flatten(0, 1) for g in groups}  # (P * S, F)
-        return self.ranker(flat).view(p, s)
+        logit = self.ranker(flat).view(p, s)
+        return sum(straight, logit)
+
+    def watched(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """LONGER's tokens of the histories (P, L/K, D), and which there are."""
+        longer, table = self.longer, self.ids["item"].weight
+        rows, mask = batch.history + 1, batch.history >= 0
+        simple = longer.merge == 1 and longer.inner is None
+        if simple and rows.numel() > len(table):
+            return longer.looked_up(table, rows), mask
+        return longer.tokens(self.ids["item"](rows), mask)
 
     def history(self, batch: Batch, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
         """Representations of the histories (P, L, D), and whether they are known."""
@@ -319,6 +434,28 @@ class Lemur(nn.Module):
         place = place.clamp(max=len(batch.unique_items) - 1)
         here = batch.unique_items[place] == batch.history
         return torch.where(here[..., None], gather_rows(fresh, place), vectors), found
+
+    def taken(
+        self, batch: Batch, history: tuple[Tensor, Tensor], target: Tensor
+    ) -> Tensor:
+        """Products of the targets with what was watched and, where the configuration
+        asks, with what was shown and skipped: (P, S, F).
+        # our choice: a page says as much by what was passed over. Worth 3 points of
+        QAUC (data/results/trials-platform.json)."""
+        read = {"watched": history}
+        if self.config.history_seen:
+            if batch.seen is None or batch.taken is None:
+                raise ValueError(
+                    "the batch does not say what was shown before, which this model "
+                    "reads; prepare the data with the model's configuration"
+                )
+            vectors, found = self.bank.read(batch.seen)
+            read = {"watched": (vectors, found & batch.taken)}
+            read["skipped"] = vectors, found & ~batch.taken
+        if self.config.stop_gradient:
+            target = target.detach()
+        parts = [self.products[kind](target, *pair) for kind, pair in read.items()]
+        return torch.cat(parts, dim=-1)
 
     def content(
         self,
@@ -336,19 +473,35 @@ class Lemur(nn.Module):
         product = F.normalize(wide, dim=-1) * F.normalize(target, dim=-1)
         content = torch.cat([wide, target, product * target.shape[-1]], dim=-1)
         long, found = history  # (P, L, D), (P, L)
-        count = self.config.history_short
-        short = most_similar(query.detach(), long, found, count)  # (P, k, D), (P, k)
+        # one product for the query's cosines, which choose, and the targets'
+        both = torch.cat([query.detach()[:, None], target], dim=1)  # (P, 1 + S, D)
+        near, cosine = SimilarityModule.cosines(both, long, found).split(
+            [1, target.shape[1]], dim=1
+        )  # (P, 1, L), (P, S, L)
+        best = largest(near[:, 0], found, self.config.history_short)  # (P, k)
+        short = long.gather(1, best[..., None].expand(-1, -1, long.shape[2]))
         person = user[:, None].expand_as(item)
         token = self.decoder_query(torch.cat([content, person, item], dim=-1))
-        sequences = {"long": (long, found), "short": short}
-        sequences = {name: sequences[name] for name in self.decoders}
+        sequences = {"long": (long, found), "short": (short, found.gather(1, best))}
         out = {"content": content}
         for name, decoder in self.decoders.items():
             out[name] = decoder(token, *sequences[name])
         if "similarity" in self.config.groups:
-            cosines = [self.similarity(target, *pair) for pair in sequences.values()]
-            out["similarity"] = torch.cat(cosines, dim=-1)
+            places = best[:, None].expand(-1, target.shape[1], -1)
+            cosines = {"long": cosine, "short": cosine.gather(2, places)}
+            masks = {name: mask for name, (_, mask) in sequences.items()}
+            out["similarity"] = self.similarities(cosines, masks)
         return out
+
+    def similarities(self, cosines: dict, masks: dict) -> Tensor:
+        """Cosines of the sequences that there are, as they are and sorted, filled up to
+        their full lengths: (P, S, F)."""
+        lengths = {"long": self.config.history_long, "short": self.config.history_short}
+        parts = [
+            self.similarity.sorted_too(cosines[name], masks[name], lengths[name])
+            for name in self.decoders
+        ]
+        return torch.cat(parts, dim=-1)
 
     # --- the catalogue ---------------------------------------------------------------
 

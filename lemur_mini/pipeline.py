@@ -2,86 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import PreTrainedTokenizerFast
 
 from lemur_mini import checkpoints, evaluation, training
 from lemur_mini.baselines import smoothed_means
-from lemur_mini.config import CLASSROOM, FEED_CHANGES, Config
-from lemur_mini.data.features import Features, make_features, make_tokenizer
-from lemur_mini.data.loading import Dataset, checksum, load, only
-from lemur_mini.data.pages import Pages
+from lemur_mini.config import CLASSROOM, DENSE, Config
+from lemur_mini.data.fingerprint import Fingerprint
+from lemur_mini.data.loading import Dataset
+from lemur_mini.devices import choose_device
 from lemur_mini.evaluation import auc, qauc, slices
+from lemur_mini.files import require_folder
+from lemur_mini.interrupts import Ears, Stopped, keeping
 from lemur_mini.model import Lemur, Sizes
-from lemur_mini.training import Run, choose_device, make_model, predict
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A data set with all that models need of it, made once."""
-
-    dataset: Dataset
-    tokenizer: PreTrainedTokenizerFast
-    features: Features
-    pages: Pages
-    sizes: Sizes
-    checksum: str
-
-
-def prepare(
-    source: Dataset | str | Path, config: Config, device: torch.device
-) -> Prepared:
-    """Load, validate and tensorise a data set, or the one that is loaded."""
-    dataset = source if isinstance(source, Dataset) else load(source)
-    tokenizer = make_tokenizer(dataset, config)
-    sizes = Sizes(
-        users=len(dataset.users),
-        documents=len(dataset.items),
-        queries=len(dataset.queries),
-        vocabulary=len(tokenizer),
-        fields=len(dataset.texts),
-        feed=dataset.is_feed,
-    )
-    return Prepared(
-        dataset=dataset,
-        tokenizer=tokenizer,
-        features=make_features(dataset, config, tokenizer).to(device),
-        pages=Pages(dataset.log, config.page_size),
-        sizes=sizes,
-        checksum=checksum(dataset),
-    )
-
-
-def with_documents(
-    prepared: Prepared, documents: list[dict], config: Config
-) -> Prepared:
-    """The same with more documents at the end of the catalogue, in a copy; pages and
-    checksum stay those of the log. Raises DataError."""
-    old = prepared.dataset
-    new = only(old, documents)
-    features = make_features(new, config, prepared.tokenizer)
-    dataset = replace(
-        old,
-        items=np.concatenate([old.items, new.items]),
-        texts={name: [*old.texts[name], *new.texts[name]] for name in old.texts},
-        images=[*old.images, *new.images],
-    )
-    return replace(
-        prepared,
-        dataset=dataset,
-        features=prepared.features.extended(features),
-        sizes=replace(prepared.sizes, documents=len(dataset.items)),
-    )
-
-
-def config_for(config: Config, dataset: Dataset) -> Config:
-    """The configuration for this kind of data: a feed has settings of its own."""
-    return config.replace(**FEED_CHANGES) if dataset.is_feed else config
+from lemur_mini.preparation import (
+    Prepared,
+    config_for,
+    dense_features,
+    prepare,
+    require_period,
+)
+from lemur_mini.training import Run, make_model, predict
 
 
 class OneProcess:
@@ -90,16 +36,17 @@ class OneProcess:
 
     build: Callable[[Config, Sizes], Lemur] = Lemur
     shows_progress = True
+    stops_at_a_step = True  # when told to; several ranks do not agree on one
 
     def wrap(self, run: Run) -> Run:
         """The run as `train` takes it."""
         return run
 
-    def save(self, run: Run, path: Path, data: str) -> None:
+    def save(self, run: Run, path: Path, data: Fingerprint) -> None:
         """Write a checkpoint."""
         checkpoints.save(run, path, data)
 
-    def resume(self, path: Path, fresh: Run, data: str) -> Run:
+    def resume(self, path: Path, fresh: Run, data: Fingerprint) -> Run:
         """Bring a fresh run to where the checkpoint was."""
         return checkpoints.resume(path, fresh, data)
 
@@ -117,41 +64,94 @@ def fit(
     title: str = "training",
     process: OneProcess = ALONE,
 ) -> Run:
-    """Train one model, one pass over all sessions before `until` (unix seconds), then
-    give every document that the bank still lacks its vector, as at upload time."""
-    pages, features = prepared.pages, prepared.features
-    index, device = pages.between(None, until), features.tokens.device
-    model = make_model(config, prepared.sizes, seed, device, process.build)
-    total = -(-len(index) // config.batch_pages)
-    run = process.wrap(Run(model, features, seed, total))
+    """Train one model, one pass over all impressions before `until` (unix seconds),
+    then give every document that the bank still lacks its vector, as at upload time.
+
+    With a checkpoint, Ctrl-C and SIGTERM write it after the step they come in, and
+    raise Stopped. Raises DataError, FileError or FloatingPointError before a step that
+    would be lost."""
+    require_period(prepared, None, until, "train on")
+    pages = prepared.pages.cut_at(until)
+    index = pages.between(None, until)
+    run = _begin(prepared, config, seed, len(index), process)
+    file = _File(checkpoint, prepared.fingerprint, process)
+    if resume:
+        run = file.resume(run)
     title = title if process.shows_progress else None
-    if resume and checkpoint.is_file():
-        run = process.resume(checkpoint, run, prepared.checksum)
-    if config.two_stage:
-        pretrain(prepared, run, index, process)
-
-    def save(run: Run) -> None:
-        if checkpoint is not None:
-            process.save(run, checkpoint, prepared.checksum)
-
-    training.train(run, pages, index, save, title)
-    if config.has_content:
-        model.eval().publish(features)
-    save(run)
+    with file.listening() as ears:
+        if config.two_stage:
+            cut = replace(prepared, pages=pages)
+            pretrain(cut, run, index, process, lambda: ears.told)
+        training.train(run, pages, index, file.save, title, lambda: ears.told)
+        if config.has_content and not ears.told:
+            run.model.eval().publish(prepared.features)
+        file.save(run)
+        if ears.told:
+            raise Stopped(ears.told, file.path)
     return run
 
 
+class _File:
+    """Where a training is kept, if it is: found to be writable before it begins."""
+
+    def __init__(self, path: Path | None, data: Fingerprint, process: OneProcess):
+        self.path = None if path is None else Path(path)
+        self.data, self.process = data, process
+        self.known: list[Path] = []  # the path, once it holds this very training
+        if self.path is not None:
+            require_folder(self.path.parent)
+
+    def save(self, run: Run) -> None:
+        """Write a checkpoint."""
+        if self.path is not None:
+            self.process.save(run, self.path, self.data)
+            self.known.append(self.path)
+
+    def resume(self, fresh: Run) -> Run:
+        """The run of the checkpoint, or the fresh one where there is none."""
+        if self.path is None or not self.path.is_file():
+            return fresh
+        run = self.process.resume(self.path, fresh, self.data)
+        self.known.append(self.path)
+        return run
+
+    @contextmanager
+    def listening(self) -> Iterator[Ears]:
+        """Signals are heard where what they stop can be kept."""
+        hears = self.path is not None and self.process.stops_at_a_step
+        with keeping(self.known), Ears() if hears else nullcontext(Ears()) as ears:
+            yield ears
+
+
+def _begin(
+    prepared: Prepared, config: Config, seed: int, pages: int, process: OneProcess
+) -> Run:
+    """A run over so many pages, as the process takes it."""
+    features, total = prepared.features, -(-pages // config.batch_pages)
+    device = features.tokens.device
+    model = make_model(config, prepared.sizes, seed, device, process.build)
+    return process.wrap(Run(model, features, seed, total))
+
+
 def pretrain(
-    prepared: Prepared, run: Run, index: np.ndarray, process: OneProcess = ALONE
+    prepared: Prepared,
+    run: Run,
+    index: np.ndarray,
+    process: OneProcess = ALONE,
+    told: Callable[[], int | None] = lambda: None,
 ) -> None:
     """The first of two stages, unless `run` goes on from its checkpoint: some passes of
-    the contrastive loss alone. Then the encoders are frozen."""
+    the contrastive loss alone. Then the encoders are frozen. Raises Stopped, with
+    nothing saved, after the step in which `told()` names a signal."""
     model, features, passes = run.model, prepared.features, run.config.two_stage
     if not run.step:
         first = Run(model, features, run.seed, run.total * passes, pretraining=True)
         title = "stage 1" if process.shows_progress else None
         every = np.tile(index, passes)
-        training.train(process.wrap(first), prepared.pages, every, None, title)
+        first = process.wrap(first)
+        training.train(first, prepared.pages, every, None, title, told)
+        if told():
+            raise Stopped(told(), None)
         run.seconds = first.seconds
     model.eval().freeze(features)
 
@@ -159,17 +159,22 @@ def pretrain(
 def predict_period(
     prepared: Prepared, run: Run, start: int, end: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the log and watch probabilities of all sessions in [start, end)."""
-    index = prepared.pages.between(start, end)
-    return predict(run.model, prepared.features, prepared.pages, index)
+    """Rows of the log in [start, end) and their watch probabilities."""
+    pages = prepared.pages.cut_at(start, end)
+    return predict(run.model, prepared.features, pages, pages.between(start, end))
+
+
+def shown_between(prepared: Prepared, start: int | None, end: int | None) -> np.ndarray:
+    """Rows of the log whose own time is in [start, end), in the order of pages."""
+    pages = prepared.pages.cut_at(start, end)
+    return pages.shown(pages.between(start, end))
 
 
 def measures(
     prepared: Prepared, rows: np.ndarray, chance: np.ndarray, start: int
 ) -> dict:
     """Every measure of these scored rows; cold and tail by what came before `start`."""
-    log, pages = prepared.dataset.log, prepared.pages
-    seen = pages.shown(pages.between(None, start))
+    log, seen = prepared.dataset.log, shown_between(prepared, None, start)
     parts = slices(
         log.item[seen],
         log.user[seen],
@@ -182,7 +187,7 @@ def measures(
 
 
 def evaluate_period(prepared: Prepared, run: Run, start: int, end: int | None) -> dict:
-    """Evaluate a trained model on all sessions that begin in [start, end)."""
+    """Evaluate a trained model on all impressions in [start, end)."""
     return measures(prepared, *predict_period(prepared, run, start, end), start)
 
 
@@ -191,7 +196,7 @@ def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
     None where the truth is not known."""
     if prepared.dataset.truth is None:
         return None
-    rows = prepared.pages.shown(prepared.pages.between(start, end))
+    rows = shown_between(prepared, start, end)
     label, truth = prepared.dataset.log.label[rows], prepared.dataset.truth[rows]
     return {
         "auc": auc(label, truth),
@@ -201,12 +206,27 @@ def ceiling(prepared: Prepared, start: int, end: int | None) -> dict | None:
 
 def smoothed_baseline(prepared: Prepared, start: int, end: int | None) -> dict:
     """The measures of smoothed means of documents and users, without any network."""
-    log, pages = prepared.dataset.log, prepared.pages
-    seen = pages.shown(pages.between(None, start))
-    rows = pages.shown(pages.between(start, end))
+    log, seen = prepared.dataset.log, shown_between(prepared, None, start)
+    rows = shown_between(prepared, start, end)
     known = log.item[seen], log.user[seen], log.label[seen]
     chance = smoothed_means(*known, log.item[rows], log.user[rows])
     return measures(prepared, rows, chance, start)
+
+
+def trees(prepared: Prepared, start: int, end: int | None) -> dict:
+    """The measures of gradient-boosted trees over statistics, match and compressed
+    content, fitted on all before `start`; and the seconds that they took."""
+    from lemur_mini.trees import boosted_trees  # scikit-learn, where it is needed
+
+    began, pages = time.perf_counter(), prepared.pages.cut_at(start, end)
+    lacking = tuple(name for name in DENSE if name not in pages.dense)
+    dense = pages.dense | dense_features(prepared.dataset, lacking)[0]
+    images = prepared.features.images.cpu().numpy()
+    rows, chance = boosted_trees(
+        prepared.dataset, pages, images, dense, start=start, end=end
+    )
+    seconds = round(time.perf_counter() - began, 1)
+    return measures(prepared, rows, chance, start) | {"train_seconds": seconds}
 
 
 @dataclass(frozen=True)
@@ -233,6 +253,7 @@ def train(
     adapted to the kind of data (see `config_for`)."""
     prepared = prepare(source, config, choose_device(device))
     config, until = config_for(config, prepared.dataset), prepared.dataset.test_start
+    require_period(prepared, until, None, "test on")
     return Trained(prepared, fit(prepared, config, seed, until, checkpoint))
 
 

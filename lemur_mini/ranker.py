@@ -1,4 +1,4 @@
-"""From features to a logit: feature tokens, RankMixer, and the DLRM-MLP baseline."""
+"""From features to a logit: feature tokens and RankMixer (arXiv 2507.15551)."""
 
 from __future__ import annotations
 

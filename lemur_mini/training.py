@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,21 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch, Pages
+from lemur_mini.devices import autocast
+from lemur_mini.errors import Mendable
 from lemur_mini.model import Lemur, Sizes, StepOptions
 
 LOG_EVERY = 20  # steps
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes cuda, then mps, then cpu."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+class SeedError(Mendable, ValueError):
+    """A seed that no generator takes."""
 
 
 def make_model(
@@ -61,6 +57,8 @@ class Run:
     log: list[dict] = field(default_factory=list)
 
     def __post_init__(self):
+        if self.seed < 0:
+            raise SeedError(f"seed {self.seed} is negative; use 0 or more")
         groups: dict[tuple, dict] = {}
         for parameter in self.model.parameters():
             kind = self._kind(parameter)
@@ -96,6 +94,11 @@ class Run:
         return self.features.tokens.device
 
     @cached_property
+    def watch(self) -> finite.Watch:
+        """Of what must stay a number."""
+        return finite.Watch()
+
+    @cached_property
     def losses(self) -> Callable:
         """What a step calls: `model.losses`, whatever wraps it."""
         return self.model.losses
@@ -111,7 +114,8 @@ def learning_rate_at(
     """Learning rate at a step: linear warm-up, then linear decay, to zero or to a
     share of it that stays."""
     warm = max(1, round(config.warm_up * total))
-    fall = max((total - step) / max(1, total - warm), floor)
+    fall = (total - step) / max(1, total - max(warm, config.fall_from * total))
+    fall = max(min(fall, 1.0), floor)
     return config.learning_rate * min((step + 1) / warm, fall)
 
 
@@ -132,22 +136,26 @@ def step_options(run: Run, batch: Batch) -> StepOptions:
 
 
 def train_step(run: Run, batch: Batch) -> dict | None:
-    """One step of the optimiser. Returns what is worth logging, every LOG_EVERY."""
+    """One step of the optimiser. Returns what is worth logging, every LOG_EVERY. Raises
+    FloatingPointError where loss, gradient or a weight is no number any more."""
     config, step = run.config, run.step
     batch = batch.to(run.device)
     watch = config.has_content and step % LOG_EVERY == 0
-    before = run.model.bank.read(batch.unique_items) if watch else None
-    age = run.model.bank.age(batch.unique_items, step) if watch else None
+    before = state_of_bank(run.model, batch, step) if watch else None
     for group in run.optimizer.param_groups:
         group["lr"] = (
             learning_rate_at(config, step, run.total, run.floor) * group["times"]
         )
     with autocast(config, run.device):
         losses = run.losses(batch, run.features, step_options(run, batch))
+    run.watch.check()  # the step before: a GPU was waited for in this one's losses
     run.optimizer.zero_grad(set_to_none=True)
     losses.total.backward()
-    torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    weights = list(run.model.parameters())
+    gradient = torch.nn.utils.clip_grad_norm_(weights, config.clip)
     run.optimizer.step()
+    weight = torch.nn.utils.get_total_norm(weights)
+    run.watch.note(step + 1, loss=losses.total, gradient=gradient, weight=weight)
     if config.has_content:
         for norm in run.model.running_norms.values():
             norm.update()
@@ -156,12 +164,19 @@ def train_step(run: Run, batch: Batch) -> dict | None:
         return None
     ctr, sqdc = run.average(torch.stack([losses.ctr, losses.sqdc])).tolist()
     record = {"step": step, "ctr": ctr, "sqdc": sqdc}
-    return record | (health(run.model, batch, before, age, step) if watch else {})
+    return record | (health(run.model, batch, before, step) if before else {})
 
 
-def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) -> dict:
+def state_of_bank(model: Lemur, batch: Batch, step: int) -> tuple:
+    """What the bank says of a batch's documents before the step: vectors (U, D), found
+    (U,), and the ages of those found."""
+    rows = batch.unique_items
+    return *model.bank.read(rows), model.bank.age(rows, step)
+
+
+def health(model: Lemur, batch: Batch, before: tuple, step: int) -> dict:
     """How well the bank does: cached against current vectors, coverage, age."""
-    old, found = before
+    old, found, age = before
     new, _ = model.bank.read(batch.unique_items)
     (written,) = model.bank.fetch(batch.unique_items, model.bank.written)
     both = found & (written == step)  # encoded again now
@@ -174,17 +189,13 @@ def health(model: Lemur, batch: Batch, before: tuple, age: Tensor, step: int) ->
     }
 
 
-def autocast(config: Config, device: torch.device):
-    """bf16 autocast where the configuration asks for it."""
-    if config.precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
-
-
-def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches on the device, each made while the one before is in use."""
+def prefetch(
+    batches: Iterator[Batch], device: torch.device, multiple: int = 1
+) -> Iterator[Batch]:
+    """The same batches on the device, each made while the one before is in use, with
+    no more padding than a multiple of LONGER's merge needs."""
     with ThreadPoolExecutor(1) as maker:
-        moved = (batch.to(device) for batch in batches)
+        moved = (batch.cropped(multiple).to(device) for batch in batches)
         following = maker.submit(next, moved, None)
         while (batch := following.result()) is not None:
             following = maker.submit(next, moved, None)
@@ -197,16 +208,18 @@ def train(
     index: np.ndarray,
     save: Callable[[Run], None] | None = None,
     title: str | None = "training",
+    told: Callable[[], object] = lambda: None,
 ) -> Run:
     """Train on the pages at `index`, in that order, each once; go on where `run` is.
 
     `save(run)` is called every `checkpoint_every` steps. title: of the progress bar;
-    None for no bar."""
+    None for no bar. Stops after the step in which `told()` becomes true. Raises
+    FloatingPointError, naming the step, before anything that is no number is saved."""
     config, began = run.config, time.perf_counter() - run.seconds
     index = index[run.step * config.batch_pages :]
     run.model.train()
     batches = pages.stream(index, config.batch_pages, config.history_long)
-    stream = prefetch(batches, run.device)
+    stream = prefetch(batches, run.device, config.longer_merge)
     bar = tqdm(
         stream,
         title,
@@ -220,19 +233,14 @@ def train(
         record = train_step(run, batch)
         run.seconds = time.perf_counter() - began
         if record:
-            if not math.isfinite(record["ctr"]):
-                raise FloatingPointError(
-                    f"the loss is not finite at step {run.step}; lower learning_rate"
-                )
             run.log.append(record)
             bar.set_postfix(loss=f"{record['ctr']:.3f}", refresh=False)
+        if told():
+            break
         if save and run.step % config.checkpoint_every == 0:
-            if not all(p.isfinite().all() for p in run.model.parameters()):
-                raise FloatingPointError(
-                    f"a weight is not finite at step {run.step}; the last checkpoint "
-                    "is kept; lower learning_rate"
-                )
+            run.watch.check()
             save(run)
+    run.watch.check()
     return run
 
 
@@ -242,14 +250,18 @@ def predict(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score the pages at `index` from the bank alone.
 
-    Returns rows of the log (B,) and watch probabilities (B,)."""
+    Returns rows of the log (B,) and watch probabilities (B,). Raises FloatingPointError
+    where one is no number, ValueError for features of another catalogue."""
     config, device = model.config, features.tokens.device
+    known, given = model.sizes.documents, len(features.tokens)
+    if known != given:
+        raise ValueError(f"a model of {known} documents, features of {given}")
     model.eval()
     scores, rows = [np.empty((0, pages.size))], pages.rows[index]
     batches = pages.stream(index, 4 * config.batch_pages, config.history_long)
-    for batch in prefetch(batches, device):
+    for batch in prefetch(batches, device, config.longer_merge):
         with autocast(config, device):
             logit = model(batch, features)
         scores.append(torch.sigmoid(logit.float()).cpu().numpy())
     inside = rows >= 0
-    return rows[inside], np.concatenate(scores)[inside]
+    return rows[inside], finite.require(np.concatenate(scores)[inside], "scores")

@@ -1,6 +1,6 @@
 """The course's notebooks, made from their solutions.
 
-python notebooks/make.py build [NAME ...]  execute solutions/ and student notebooks
+python notebooks/make.py build [NAME ...]  execute, write solutions and student copies
 python notebooks/make.py edit [NAME ...]   solutions as text, notebooks/NAME.py
 python notebooks/make.py save [NAME ...]   that text back into solutions/NAME.ipynb
 
@@ -14,21 +14,23 @@ NAME is 03_sqdc and the like; without one, all of them. In a solution, an exerci
     # answer = ...  # your turn
     # END SOLUTION
 
-Students find the lines under TO DO there. The mistake is for a test: the check cell
-that follows must tell it from the solution. Solutions keep what they print; their
-pictures are those of the student notebooks, and not stored twice.
+and the next cell checks it. Students find the lines under TO DO there. One execution
+serves all: every exercise is checked as students find it, then with the mistake, then
+solved; student notebook and solution are cut out of that. Solutions keep what they
+print; their pictures are those of the student notebooks, and not stored twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import json
 import re
 import sys
-import time
 from pathlib import Path
 
+import jupytext
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode, v4
@@ -40,10 +42,13 @@ EXERCISE = re.compile(
     r"^[ ]*# TO DO\n(?P<todo>.*?)^[ ]*# END SOLUTION$",
     re.DOTALL | re.MULTILINE,
 )
-MARK = re.compile(r"^# %%(?P<markdown> \[markdown\])?(?: tags: (?P<tags>.*))?$")
+CHECK = "course.exercise("
+FORMAT = "py:percent"
 COSTS = HERE.parent / "data" / "results" / "notebooks.json"
-# Its output is kept beside the notebooks, not in them (Linux: kilobytes).
-PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+# Prints seconds of a processor and kilobytes (Linux), which are kept in COSTS.
+USED = """from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+used = getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)
+print(sum(x.ru_utime + x.ru_stime for x in used), used[0].ru_maxrss)"""
 METADATA = {
     "kernelspec": {
         "display_name": "Python 3",
@@ -65,32 +70,80 @@ def read(path: Path) -> NotebookNode:
 
 
 def filled(source: str, part: str) -> str:
-    """A cell's source with every exercise filled with its "wrong" or "todo" lines."""
+    """A cell's source with every exercise filled with its "wrong" or "todo" lines; the
+    solution as it is for "right"."""
 
     def swap(match: re.Match) -> str:
         return re.sub(r"^([ ]*)# ?", r"\1", match[part].rstrip("\n"), flags=re.M)
 
-    return EXERCISE.sub(swap, source)
+    return source if part == "right" else EXERCISE.sub(swap, source)
+
+
+def notebook_of(cells: list[NotebookNode]) -> NotebookNode:
+    """A notebook of copies of these cells, numbered anew."""
+    made, count = [], 0
+    for number, cell in enumerate(cells):
+        cell = NotebookNode(copy.deepcopy(cell) | {"id": f"cell-{number}"})
+        if cell.cell_type == "code" and cell.execution_count is not None:
+            cell.execution_count = count = count + 1
+        made.append(cell)
+    return v4.new_notebook(cells=made, metadata=METADATA)
+
+
+def variant(cell: NotebookNode, part: str) -> NotebookNode:
+    """A cell filled with a part of its exercise, not yet executed."""
+    new = cell.copy() | {"source": filled(cell.source, part)}
+    if cell.cell_type == "code":
+        new |= {"outputs": [], "execution_count": None}
+    return NotebookNode(new)
 
 
 def student(solution: NotebookNode) -> NotebookNode:
     """The notebook as students get it, not yet executed."""
-    cells = []
-    for number, cell in enumerate(solution.cells):
-        new = cell.copy() | {"id": f"cell-{number}"}
-        new["source"] = filled(cell.source, "todo")
-        if cell.cell_type == "code":
-            new |= {"outputs": [], "execution_count": None}
-        cells.append(NotebookNode(new))
-    return v4.new_notebook(cells=cells, metadata=METADATA)
+    return notebook_of([variant(cell, "todo") for cell in solution.cells])
+
+
+def parts(solution: NotebookNode) -> list[tuple[int, str]]:
+    """What is executed, in order: the number of a cell, and the part that fills it. An
+    exercise and its check come three times. Raises ValueError where one has none."""
+    order, cells = [], solution.cells
+    for number, cell in enumerate(cells):
+        order.append((number, "todo"))
+        if EXERCISE.search(cell.source):
+            if CHECK not in "".join(c.source for c in cells[number + 1 : number + 2]):
+                raise ValueError(f"cell {number}: its next cell does not check it")
+        elif number and EXERCISE.search(cells[number - 1].source):
+            both = (number - 1, number)
+            order += [(n, part) for part in ("wrong", "right") for n in both]
+    return order
+
+
+def merged(solution: NotebookNode) -> NotebookNode:
+    """The notebook that is executed, one cell for each of `parts`."""
+    cells = solution.cells
+    return notebook_of([variant(cells[n], part) for n, part in parts(solution)])
 
 
 def execute(notebook: NotebookNode, folder: Path = HERE) -> NotebookNode:
     """Run all cells top to bottom with `folder` as the working directory. Raises
     CellExecutionError at the first that fails."""
     context = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=600, resources=context)
-    return client.execute()
+    settings = {"timeout": 600, "resources": context, "coalesce_streams": True}
+    return NotebookClient(notebook, **settings).execute()
+
+
+def cut(solution: NotebookNode, ran: NotebookNode) -> dict[str, NotebookNode]:
+    """The student notebook ("todo") and the solution ("right") out of an executed
+    `merged` one, and the common mistakes with their checks ("wrong")."""
+    found: dict[str, list] = {"todo": [], "wrong": [], "right": []}
+    for (number, part), cell in zip(parts(solution), ran.cells, strict=True):
+        if part == "todo":
+            found["right"].append(cell)  # until the solved one comes
+        if part == "right":
+            found["right"][number] = cell
+        else:
+            found[part].append(cell)
+    return {part: notebook_of(cells) for part, cells in found.items()}
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
@@ -111,20 +164,22 @@ def without_pictures(notebook: NotebookNode) -> NotebookNode:
 
 
 def build(name: str) -> None:
-    """Make, execute and write one student notebook and its solution."""
+    """Execute a solution once; write it and the student notebook."""
     path = HERE / "solutions" / f"{name}.ipynb"
     solution = read(path)
-    notebook, began = student(solution), time.time()
-    notebook.cells.append(v4.new_code_cell(PEAK))
+    notebook = merged(solution)
+    notebook.cells.append(v4.new_code_cell(USED))
     execute(notebook)
-    seconds, last = time.time() - began, notebook.cells.pop()
-    nbformat.write(tidy(notebook), HERE / f"{name}.ipynb")
-    nbformat.write(without_pictures(tidy(execute(solution))), path)
-    keep_cost(name, seconds, int(last.outputs[-1].text) / 2**20)
+    seconds, kilobytes = map(float, notebook.cells.pop().outputs[0].text.split())
+    found = cut(solution, tidy(notebook))
+    nbformat.write(found["todo"], HERE / f"{name}.ipynb")
+    nbformat.write(without_pictures(found["right"]), path)
+    keep_cost(name, seconds, kilobytes / 2**20)
 
 
 def keep_cost(name: str, seconds: float, gigabytes: float) -> None:
-    """What executing a student notebook took, beside the other results."""
+    """What executing a notebook took, beside the other results: seconds of a processor,
+    which are those of the clock where the machine has nothing else to do."""
     costs = json.loads(COSTS.read_text("utf-8")) if COSTS.is_file() else {}
     costs[name] = {
         "seconds": round(seconds),
@@ -137,37 +192,14 @@ def keep_cost(name: str, seconds: float, gigabytes: float) -> None:
 
 
 def to_text(notebook: NotebookNode) -> str:
-    """Cells as text, each after a line that starts with `# %%`."""
-    parts = []
-    for cell in notebook.cells:
-        kind = " [markdown]" if cell.cell_type == "markdown" else ""
-        tags = ",".join(cell.metadata.get("tags", []))
-        head = f"# %%{kind}" + (f" tags: {tags}" if tags else "")
-        source = cell.source
-        if kind:
-            source = "\n".join(f"# {line}".rstrip() for line in source.splitlines())
-        parts.append(f"{head}\n{source}\n")
-    return "\n".join(parts)
+    """Cells as text, in jupytext's percent format."""
+    plain = v4.new_notebook(cells=notebook.cells)  # no header
+    return jupytext.writes(plain, fmt=FORMAT)
 
 
 def from_text(text: str) -> NotebookNode:
     """The notebook of such a text, without outputs."""
-    cells, lines = [], []
-    for line in text.splitlines():
-        if found := MARK.match(line):
-            cells.append((found, lines := []))
-        else:
-            lines.append(line)
-    made = []
-    for number, (mark, lines) in enumerate(cells):
-        source = "\n".join(lines).strip("\n")
-        kind = v4.new_code_cell
-        if mark["markdown"]:
-            source = re.sub(r"^# ?", "", source, flags=re.MULTILINE)
-            kind = v4.new_markdown_cell
-        tags = {"tags": mark["tags"].split(",")} if mark["tags"] else {}
-        made.append(kind(source, id=f"cell-{number}", metadata=tags))
-    return v4.new_notebook(cells=made, metadata=METADATA)
+    return notebook_of(jupytext.reads(text, fmt=FORMAT).cells)
 
 
 def edit(name: str) -> None:

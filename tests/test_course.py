@@ -96,7 +96,7 @@ def test_an_exported_model_serves_as_before(tmp_path, ranker, prepared):
     from lemur_mini.training import Run
 
     run = Run(ranker.model, prepared.features, 0, total=1)
-    checkpoints.save(run, tmp_path / "whole.safetensors", prepared.checksum)
+    checkpoints.save(run, tmp_path / "whole.safetensors", prepared.fingerprint)
     checkpoints.export(tmp_path / "whole.safetensors", tmp_path / "half.safetensors")
     half = Ranker.load(tmp_path / "half.safetensors", prepared)
     query, items = prepared.dataset.queries[0], np.arange(20)

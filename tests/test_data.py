@@ -269,7 +269,7 @@ def test_what_models_get_has_no_field_for_the_truth():
     names = {
         f.name for kind in (Log, Batch, Features) for f in dataclasses.fields(kind)
     }
-    known = {"user", "qid", "query", "item", "timestamp", "label"}
+    known = {"user", "qid", "query", "item", "timestamp", "label", "period"}
     known |= {"history", "unique_items", "item_index", "queries", "query_index"}
     known |= {"tokens", "types", "positions", "length", "images", "has_image"}
     assert names == known | {"query_tokens", "query_length"}

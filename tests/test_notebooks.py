@@ -1,29 +1,35 @@
-"""The notebooks as files, and their solutions as programs.
+"""The notebooks as files. `pytest notebooks` executes them; notebooks/check.py says
+what must hold then, and is tested here."""
 
-That every cell of a student notebook runs and checked cells print what is stored is
-nbval's work: pytest collects the notebooks themselves. Here is what it lets pass."""
-
-import importlib.util
+import ast
+import copy
 import re
 import subprocess
+import symtable
 import sys
-from pathlib import Path
 
+import check
+import make
 import nbformat
 import pytest
-from nbformat import NotebookNode, v4
+from check import CHECKED, head, said, verdicts
+from nbclient.exceptions import CellExecutionError
+from nbformat import v4
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-CHECKED = "nbval-check-output"
+NOTEBOOKS = make.HERE
 SECTIONS = ("**Goals**", "**Prerequisites**", "**Minutes**")
 RAW_FLOAT = re.compile(r"\d\.\d{2,}")
 
-spec = importlib.util.spec_from_file_location("make", NOTEBOOKS / "make.py")
-make = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make)
-
 NAMES = make.names()
 every = pytest.mark.parametrize("name", NAMES)
+
+
+def student(name):
+    return make.read(NOTEBOOKS / f"{name}.ipynb")
+
+
+def solution(name):
+    return make.read(NOTEBOOKS / "solutions" / f"{name}.ipynb")
 
 
 def code(notebook):
@@ -34,11 +40,6 @@ def code(notebook):
 def prose(notebook):
     """All the text, cell after cell."""
     return [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-
-
-def text_of(cell):
-    """What a cell printed."""
-    return "".join(o.get("text", "") for o in cell.outputs)
 
 
 def problems(notebook, folder=NOTEBOOKS):
@@ -69,33 +70,38 @@ def problems(notebook, folder=NOTEBOOKS):
 
 
 def cell_problems(cell):
-    """What nbval would let pass in a code cell."""
-    head = cell.source.strip().splitlines()[0] if cell.source.strip() else "empty cell"
+    """What is wrong with a code cell as it is stored."""
     if cell.execution_count is None:
-        yield f"never executed: {head}"
+        yield f"never executed: {head(cell)}"
     if cell.source.count("\n") > 27:
-        yield f"more than 25 lines: {head}"
+        yield f"more than 25 lines: {head(cell)}"
     for line in cell.source.splitlines():
         if line.startswith(("%", "!")) or line.rstrip().endswith(";"):
             yield f"a magic, a shell command or a semicolon: {line}"
     if any(o.output_type == "error" or o.get("name") == "stderr" for o in cell.outputs):
-        yield f"an error or a warning is stored: {head}"
+        yield f"an error or a warning is stored: {head(cell)}"
     if CHECKED in cell.metadata.get("tags", []):
-        if not text_of(cell).strip():
-            yield f"checked, but nothing is stored: {head}"
-        if RAW_FLOAT.search(text_of(cell)):
-            yield f"checked, but prints raw floats: {head}"
+        yield from checked_problems(cell)
+
+
+def checked_problems(cell):
+    """What is wrong with a cell whose output every execution must repeat."""
+    if not said(cell).strip():
+        yield f"checked, but nothing is stored: {head(cell)}"
+    if RAW_FLOAT.search(said(cell)):
+        yield f"checked, but prints raw floats: {head(cell)}"
+    if any(o.output_type != "stream" for o in cell.outputs):
+        yield f"checked, but shows what is not compared: {head(cell)}"
 
 
 @every
 def test_notebook_keeps_the_rules(name):
-    assert list(problems(make.read(NOTEBOOKS / f"{name}.ipynb"))) == []
+    assert list(problems(student(name))) == []
 
 
 @every
 def test_student_notebook_is_made_from_its_solution(name):
-    made = make.student(make.read(NOTEBOOKS / "solutions" / f"{name}.ipynb"))
-    stored = make.read(NOTEBOOKS / f"{name}.ipynb")
+    made, stored = make.student(solution(name)), student(name)
     assert len(made.cells) == len(stored.cells)
     for new, old in zip(made.cells, stored.cells, strict=True):
         assert new.source == old.source, "run: python notebooks/make.py build " + name
@@ -107,7 +113,7 @@ def test_source_on_view_is_the_modules(name):
     """A module that changed makes what a notebook shows of it a thing of the past."""
     package = (NOTEBOOKS.parent / "lemur_mini").rglob("*.py")
     lines = {x.strip() for path in package for x in path.read_text("utf-8").split("\n")}
-    for cell in code(make.read(NOTEBOOKS / f"{name}.ipynb")):
+    for cell in code(student(name)):
         for output in cell.outputs:
             text = output.get("data", {}).get("text/markdown", "")
             if text.startswith("```python"):
@@ -115,112 +121,183 @@ def test_source_on_view_is_the_modules(name):
                 assert not old, f"run: python notebooks/make.py build {name}"
 
 
-def verdicts(notebook):
-    """What its check cells say, one for each exercise."""
-    printed = "".join(map(text_of, code(notebook)))
-    return re.findall(r"^Exercise \S+: (.*)$", printed, flags=re.MULTILINE)
-
-
 @every
 def test_every_exercise_is_unsolved_as_shipped(name):
-    found = verdicts(make.read(NOTEBOOKS / f"{name}.ipynb"))
+    found = verdicts(student(name))
     assert 3 <= len(found) <= 5
     assert all(verdict == "not solved yet" for verdict in found), found
 
 
 @every
 def test_solution_was_executed_and_is_right(name):
-    solution = make.read(NOTEBOOKS / "solutions" / f"{name}.ipynb")
-    wrong = [p for cell in code(solution) for p in cell_problems(cell)]
+    wrong = [p for cell in code(solution(name)) for p in cell_problems(cell)]
     # a cell with solution, mistake and what is to do may be longer than students' are
     assert [p for p in wrong if "more than 25 lines" not in p] == [], "make.py build"
-    found = verdicts(solution)
+    found = verdicts(solution(name))
     assert 3 <= len(found) <= 5
     assert all(verdict.startswith("right") for verdict in found), found
 
 
-def both_ways(solution):
-    """The notebook with every exercise solved twice: first by its common mistake,
-    then right, each followed by the check."""
-    cells, waiting = [], None
-    for cell in solution.cells:
-        if make.EXERCISE.search(cell.source):
-            waiting = cell
-            cells.append(v4.new_code_cell(make.filled(cell.source, "wrong")))
-        elif waiting is not None and "course.exercise(" in cell.source:
-            cells += [cell.copy(), waiting, cell]
-            waiting = None
-        else:
-            cells.append(cell)
-    assert waiting is None, "an exercise has no check cell"
-    cells = [NotebookNode(c.copy() | {"id": f"c{k}"}) for k, c in enumerate(cells)]
-    return v4.new_notebook(cells=cells, metadata=make.METADATA)
+def bound(source):
+    """Names that top-level statements bind, with the statements that bind them."""
+    out = {}
+    for statement in ast.parse(source).body:
+        names = symtable.symtable(ast.unparse(statement), "cell", "exec").get_symbols()
+        for name in (s.get_name() for s in names if s.is_assigned()):
+            out.setdefault(name, []).append(ast.unparse(statement))
+    return out
 
 
-@pytest.mark.slow
+def read_by(source):
+    """Global names that a cell may read, its functions included."""
+    tables, out = [symtable.symtable(source, "cell", "exec")], set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        top = table.get_type() == "module"
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (top or symbol.is_global()):
+                out.add(symbol.get_name())
+    return out
+
+
 @every
-def test_checks_tell_solutions_from_common_mistakes(name):
-    notebook = both_ways(make.read(NOTEBOOKS / "solutions" / f"{name}.ipynb"))
-    found = [verdict.split()[0] for verdict in verdicts(make.execute(notebook))]
-    wrong, right = found[::2], found[1::2]
-    assert right == ["right"] * len(right)
-    assert all(verdict.startswith("not") for verdict in wrong), wrong
+def test_nothing_depends_on_whether_an_exercise_is_solved(name):
+    """One execution can then stand for both notebooks: what the variants of an exercise
+    bind differently, no cell reads but its check."""
+    cells = solution(name).cells
+    for number, cell in enumerate(cells):
+        if make.EXERCISE.search(cell.source):
+            ways = [bound(make.filled(cell.source, part)) for part in check.STARTS]
+            own = {
+                x for way in ways for x in way if len({str(w.get(x)) for w in ways}) > 1
+            }
+            for later in cells[number + 2 :]:
+                if later.cell_type == "code":
+                    assert not own & read_by(later.source), head(later)
 
 
-GOOD = """
+# --- the tests' own tools -------------------------------------------------------------
+
+GOOD = """\
 # %% [markdown]
 # **Goals** **Prerequisites** **Minutes** *Figure: one* *Figure: two*
 
 # %%
-import matplotlib.pyplot as plt
+class course:
+    @staticmethod
+    def exercise(name, verdict):
+        print(f"Exercise {name}: {verdict}")
 
 # %%
+import matplotlib.pyplot as plt
+
 _ = plt.subplots(), plt.subplots()
 
-# %% tags: nbval-check-output
+# %% tags=["nbval-check-output"]
 print(2 + 2)
+
+# %%
+# BEGIN SOLUTION
+answer = "right"
+# A COMMON MISTAKE
+# answer = "not yet. Think."
+# TO DO
+# answer = "not solved yet"  # your turn
+# END SOLUTION
+
+# %% tags=["nbval-check-output"]
+course.exercise("1", answer)
 
 # %% [markdown]
 # **Recap**
 """
 
 
-def executed(text):
-    return make.tidy(make.execute(make.from_text(text)))
+@pytest.fixture(scope="module")
+def executed():
+    """The good notebook's text as a solution, and what its one execution gave."""
+    made = make.from_text(GOOD)
+    return made, make.execute(make.merged(made))
 
 
-def nbval(notebook, folder):
-    """Exit code of the notebook command on one notebook."""
-    nbformat.write(notebook, folder / "copy.ipynb")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-c", "pyproject.toml", str(folder / "copy.ipynb")]
-    return subprocess.run(command, capture_output=True, cwd=NOTEBOOKS.parent).returncode
+@pytest.fixture
+def good(executed):
+    """The same, cut and stored, for a test to spoil."""
+    made, ran = copy.deepcopy(executed)
+    return made, ran, make.cut(made, make.tidy(copy.deepcopy(ran)))
 
 
-def test_a_good_notebook_passes(tmp_path):
-    good = executed(GOOD)
-    assert list(problems(good)) == []
-    assert nbval(good, tmp_path) == 0
+def complaints(made, ran, found):
+    stored = {part: found[part] for part in ("todo", "right")}
+    return [*check.noise(ran), *check.differences(made, stored, ran)]
 
 
-def test_a_wrong_number_in_a_checked_cell_fails(tmp_path):
-    broken = executed(GOOD)
-    code(broken)[-1].outputs[0]["text"] = "5\n"
-    assert nbval(broken, tmp_path) == 1
+def cell_of(notebook, text):
+    return next(cell for cell in code(notebook) if text in cell.source)
 
 
-def test_an_exception_in_a_cell_fails(tmp_path):
-    broken = executed(GOOD)
-    code(broken)[0].source += "\nraise ValueError('broken')"
-    assert nbval(broken, tmp_path) == 1
+def test_a_good_notebook_passes(good):
+    made, ran, found = good
+    assert complaints(made, ran, found) == []
+    assert list(problems(found["todo"])) == ["the set-up cell has more than 3 lines"]
+    assert [c.source for c in found["right"].cells] == [c.source for c in made.cells]
+    assert [c.source for c in found["todo"].cells] == [
+        c.source for c in make.student(made).cells
+    ]
+    counts = [cell.execution_count for cell in code(found["todo"])]
+    assert counts == list(range(1, len(counts) + 1))
 
 
-def test_a_missing_output_fails():
-    broken = executed(GOOD)
-    code(broken)[-1].outputs = []
-    assert any("nothing is stored" in p for p in problems(broken))
-    code(broken)[-1].execution_count = None
-    assert any("never executed" in p for p in problems(broken))
+def test_a_wrong_number_in_a_checked_cell_is_told(good):
+    made, ran, found = good
+    cell_of(found["todo"], "2 + 2").outputs[0].text = "5\n"
+    (told,) = complaints(made, ran, found)
+    assert "todo, print(2 + 2): stored '5\\n', now '4\\n'" in told
+
+
+@pytest.mark.parametrize(
+    ("part", "verdict"),
+    [("todo", "right"), ("wrong", "right"), ("right", "not yet. Think.")],
+)
+def test_a_check_that_says_the_wrong_thing_is_told(good, part, verdict):
+    made, ran, _ = good
+    for (_, filling), cell in zip(make.parts(made), ran.cells, strict=True):
+        if filling == part and make.CHECK in cell.source:
+            cell.outputs[0].text = f"Exercise 1: {verdict}\n"
+    told = complaints(made, ran, make.cut(made, ran))
+    assert told == [f"an exercise filled with its {part!r} part is: {verdict}"]
+
+
+def test_warnings_are_told(good):
+    made, ran, found = good
+    bar = v4.new_output("stream", name="stderr", text="training: 100%")
+    code(ran)[1].outputs.append(bar)
+    assert complaints(made, ran, found) == []
+    code(ran)[0].outputs.append(bar)
+    assert any("training" in told for told in complaints(made, ran, found))
+    code(ran)[0].outputs = []
+    code(ran)[1].outputs[-1].text = "x.py:1: UserWarning: careful"
+    assert any("careful" in told for told in complaints(made, ran, found))
+
+
+def test_an_exception_in_a_cell_fails():
+    with pytest.raises(CellExecutionError, match="broken"):
+        make.execute(make.from_text("# %%\nraise ValueError('broken')"))
+
+
+def test_an_exercise_without_a_check_is_refused():
+    text = GOOD.replace('course.exercise("1", answer)', "print(answer)")
+    with pytest.raises(ValueError, match="does not check"):
+        make.parts(make.from_text(text))
+
+
+def test_a_missing_output_is_told(good):
+    notebook = good[2]["todo"]
+    cell_of(notebook, "2 + 2").outputs = []
+    assert any("nothing is stored" in p for p in problems(notebook))
+    cell_of(notebook, "2 + 2").execution_count = None
+    assert any("never executed" in p for p in problems(notebook))
 
 
 @pytest.mark.parametrize(
@@ -231,22 +308,29 @@ def test_a_missing_output_fails():
         (("*Figure: two*", ""), "descriptions"),
         (("*Figure: two*", "*Figure: two* [x](gone.ipynb)"), "dead link gone.ipynb"),
         (("*Figure: two*", "*Figure: two* " + "word " * 2500), "words"),
-        (("_ = plt.subplots(), plt.subplots()", "pass"), "fewer than two figures"),
-        (("print(2 + 2)", "print(2 / 7)"), "raw floats"),
         (("print(2 + 2)", "print(2 + 2);"), "semicolon"),
-        (("print(2 + 2)", "import warnings\nwarnings.warn('x')\nprint(4)"), None),
     ],
 )
-def test_problems_are_named(change, message):
-    found = list(problems(executed(GOOD.replace(*change))))
-    assert found == [] if message is None else any(message in p for p in found)
+def test_problems_of_text_are_named(good, change, message):
+    notebook = good[2]["todo"]
+    for cell in notebook.cells:
+        cell.source = cell.source.replace(*change)
+    assert any(message in problem for problem in problems(notebook))
+
+
+def test_problems_of_outputs_are_named(good):
+    notebook = good[2]["todo"]
+    cell_of(notebook, "2 + 2").outputs[0].text = "0.2857\n"
+    cell_of(notebook, "subplots").outputs = []
+    told = " ".join(problems(notebook))
+    assert "raw floats" in told and "fewer than two figures" in told
 
 
 def test_text_and_notebook_are_the_same_thing():
     notebook = make.from_text(GOOD)
     again = make.from_text(make.to_text(notebook))
     assert [c.source for c in again.cells] == [c.source for c in notebook.cells]
-    assert again.cells[3].metadata["tags"] == [CHECKED]
+    assert cell_of(again, "2 + 2").metadata["tags"] == [CHECKED]
 
 
 SOLVED = """def area(x):
@@ -262,3 +346,26 @@ SOLVED = """def area(x):
 def test_students_find_what_is_left_to_do():
     assert make.filled(SOLVED, "todo") == "def area(x):\n    return ...  # your turn"
     assert make.filled(SOLVED, "wrong") == "def area(x):\n    return 2 * x"
+
+
+def test_names_that_a_cell_binds_and_reads():
+    bindings = bound("a = b\ndef f(c):\n    d = c\nfor e in a: pass")
+    assert set(bindings) == {"a", "f", "e"}
+    assert read_by("a = 1\ndef f(b):\n    return b + c") == {"c"}
+
+
+def under_nbval(notebook, folder):
+    """Exit code of nbval on one notebook, as anybody would call it."""
+    nbformat.write(notebook, folder / "copy.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["--nbval-lax", "-c", "pyproject.toml", str(folder / "copy.ipynb")]
+    return subprocess.run(command, capture_output=True, cwd=NOTEBOOKS.parent).returncode
+
+
+@pytest.mark.slow
+def test_nbval_reads_our_notebooks_and_their_tags(good, tmp_path):
+    notebook = good[2]["todo"]
+    assert under_nbval(notebook, tmp_path) == 0
+    checked = [c for c in code(notebook) if CHECKED in c.metadata.get("tags", [])]
+    checked[0].outputs[0]["text"] = "5\n"
+    assert under_nbval(notebook, tmp_path) == 1

@@ -67,12 +67,18 @@ def test_the_arm_ranks_all_candidates_by_the_models_score(arm, shared):
 def test_histories_begin_with_the_log_and_grow_with_watches(arm, shared, dataset):
     log = dataset.log
     for user in range(len(dataset.users)):
-        mine = (log.user == user) & (log.label == 1)
-        assert arm.watched[user] == log.item[mine].tolist()
-    before = {user: len(items) for user, items in arm.watched.items()}
+        mine = log.user == user
+        assert [item for item, _ in arm.shown[user]] == log.item[mine].tolist()
+        assert [taken for _, taken in arm.shown[user]] == (
+            log.label[mine] == 1
+        ).tolist()
+
+    def watched():
+        return sum(taken for past in arm.shown.values() for _, taken in past)
+
+    before = watched()
     served = list(arm.serve(shared))
-    total = sum(len(v) - before.get(u, 0) for u, v in arm.watched.items())
-    assert total == sum(watches for *_, watches in served) > 0
+    assert watched() - before == sum(watches for *_, watches in served) > 0
 
 
 def test_arms_do_not_touch_one_another(platform, arm, shared):

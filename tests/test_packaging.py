@@ -90,10 +90,3 @@ def test_ci_takes_the_test_command_from_the_readme(tmp_path):
         ["bash", ".ci/run", "--show"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (shown.returncode, shown.stdout) == (0, "echo this one\n")
-
-
-def test_ci_has_no_test_command_of_its_own():
-    script = read(".ci/run")
-    assert 'bash -euo pipefail -c "$test_command"' in script
-    assert "pytest -" not in script
-    assert "run: .ci/run" in read(".github/workflows/ci.yml")

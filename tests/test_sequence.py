@@ -11,9 +11,11 @@ from lemur_mini.baselines import Din
 from lemur_mini.sequence import (
     CrossAttention,
     Decoder,
+    Products,
     SimilarityModule,
     masked_softmax,
     most_similar,
+    per_query,
 )
 
 P, S, L, D, HEADS = 4, 3, 6, 8, 2
@@ -288,3 +290,52 @@ def test_din_is_a_loop_over_targets_and_items():
                     total = total + din.weight(F.gelu(hidden)) * h
             wanted = torch.cat([total, total * target[p, s]])
             torch.testing.assert_close(out[p, s], wanted)
+
+
+@pytest.mark.parametrize("shape", [(L,), (S, L)])
+def test_absorbed_projections_change_neither_result_nor_gradients(shape):
+    attention = built(CrossAttention(D, HEADS)).double()
+    query, memory, _ = (x.double() for x in inputs())
+    query, memory = query.requires_grad_(), memory.requires_grad_()
+    looks = torch.rand(P, *shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    looks = per_query(looks)
+    looks[0] = False
+    looks = looks | ~looks.any(dim=-1, keepdim=True)  # as `forward` hands them on
+    found = []
+    for way in (attention.projected, attention.absorbed):
+        out = way(attention._split(attention.query(query)), memory, looks)
+        wanted = [query, memory, *attention.query.parameters()]
+        wanted += attention.key_value.parameters()
+        found.append([out, *torch.autograd.grad(out.square().sum(), wanted)])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+def test_few_queries_over_a_long_memory_absorb_the_projections(monkeypatch):
+    attention = built(CrossAttention(D, HEADS))
+    ways = []
+    for name in ("projected", "absorbed"):
+        way = getattr(attention, name)
+        monkeypatch.setattr(
+            attention, name, lambda *x, n=name, w=way: ways.append(n) or w(*x)
+        )
+    for asks, length in ((S, 4 * D), (S, D), (5 * D, 4 * D)):
+        mask = torch.ones(P, length, dtype=torch.bool)
+        attention(torch.zeros(P, asks, D), torch.zeros(P, length, D), mask)
+    assert ways == ["absorbed", "projected", "projected"]
+
+
+def test_products_are_sums_over_the_history_item_by_item():
+    target, history, mask = inputs()
+    products = built(Products(D))
+    found = products(target, history, mask)
+    for p in range(P):
+        items = history[p][mask[p]]
+        pooled = torch.zeros(D)
+        for item in items:
+            pooled += products.history.weight @ item / (len(items) + Products.PRIOR)
+        for s in range(S):
+            expected = (products.target.weight @ target[p, s]) * pooled
+            assert torch.allclose(found[p, s, :-1], expected, atol=1e-5)
+            size = math.log(1 + len(items) / Products.PRIOR)
+            assert found[p, s, -1].item() == pytest.approx(size)

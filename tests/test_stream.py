@@ -25,7 +25,8 @@ def same(first, second) -> bool:
 
 def agree(folder: Path, size: int, length: int, pages: int, **settings) -> int:
     """Compare batch for batch; the number of batches."""
-    whole = Pages(load(folder).log, size)
+    log = dataclasses.replace(load(folder).log, period=None)  # a stream knows no end
+    whole = Pages(log, size)
     wanted = list(whole.stream(np.arange(len(whole)), pages, length))
     found = list(PageStream(folder, size, length, **settings).stream(pages))
     assert len(found) == len(wanted)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lemur_mini import checkpoints, pipeline, training
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import BASELINE, Config
+from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.schema import DataError
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import (
@@ -29,7 +30,7 @@ from lemur_mini.training import (
 
 CPU = torch.device("cpu")
 PAGES = 36  # of a short training: nine steps
-DATA = "0badcafe"
+DATA = Fingerprint({"data": "0badcafe"})
 
 
 # --- helpers -------------------------------------------------------------------------
@@ -256,7 +257,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert facts == wanted_facts and len(facts["log"]) == 5
     assert same(tensors, wanted)
     kinds = {name.split(".")[0] for name in tensors}
-    assert kinds == {"model", "exp_avg", "exp_avg_sq", "step"}
+    assert kinds == {"model", "exp_avg", "exp_avg_sq", "step", "data"}
     assert ("model.bank.vectors" in tensors) == (groups != BASELINE)
 
 
@@ -320,7 +321,7 @@ def test_a_missing_checkpoint_says_so(tmp_path):
         ({"learning_rate": 0.5}, 0, DATA, "learning_rate 0.001 (now 0.5)"),
         ({"ranker": "dlrm"}, 0, DATA, "ranker rankmixer (now dlrm)"),
         ({}, 1, DATA, "seed 0 (now 1)"),
-        ({}, 0, "11111111", f"data {DATA} (now 11111111)"),
+        ({}, 0, Fingerprint({"data": "1"}), "data 0badcafe (now 1)"),
     ],
 )
 def test_a_checkpoint_of_other_settings_says_which(
@@ -346,7 +347,7 @@ def test_a_checkpoint_is_numbers_and_json_without_pickle(saved):
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     facts = json.loads(header.pop("__metadata__")["lemur_mini"])
-    assert facts["step"] == 2 and facts["data"] == DATA
+    assert facts["step"] == 2 and facts["data"] == "0badcafe"
     spans = sorted(entry["data_offsets"] for entry in header.values())
     ends = [0, *(end for _, end in spans)]
     assert [begin for begin, _ in spans] == ends[:-1]

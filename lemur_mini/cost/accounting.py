@@ -19,10 +19,11 @@ from lemur_mini.config import BASELINE_CHANGES, SCALES, Config
 from lemur_mini.cost import roofline
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
+from lemur_mini.devices import autocast, choose_device
 from lemur_mini.files import DATA
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.pipeline import Prepared
-from lemur_mini.training import Run, autocast, choose_device, make_model, step_options
+from lemur_mini.training import Run, make_model, step_options
 
 FIELDS = 4  # text fields of a document
 MEAN_TOKENS = {"query": 4, "document": 115}  # paper, section 2; cls and sep counted

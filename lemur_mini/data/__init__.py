@@ -18,6 +18,7 @@ _HOME = {
     "Pages": "pages",
     "add_negatives": "importers.negatives",
     "from_amazon_reviews": "importers.amazon",
+    "from_git_history": "importers.git_history",
     "from_huggingface": "importers.huggingface",
     "from_movielens": "importers.movielens",
     "load": "loading",

@@ -9,8 +9,10 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lemur_mini.errors import Mendable
 
-class DataError(ValueError):
+
+class DataError(Mendable, ValueError):
     """Data that cannot be used; the message names file, row, column and remedy."""
 
 

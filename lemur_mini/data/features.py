@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,23 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lemur_mini.config import Config
 from lemur_mini.data.loading import Dataset
+from lemur_mini.data.pictures import UNREADABLE, decode
 from lemur_mini.data.schema import ITEMS, DataError
 
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
 SPECIAL |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
-# what Pillow raises for bytes that are no picture, or that lie about being one
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # not EPS: Pillow runs a program on it
-MOST_PIXELS = 50_000_000  # a larger picture is refused before it is decoded
 LONGEST = 10_000  # characters of a text that the tokenizer is trained on
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# what nobody sees: control characters, soft hyphens, marks of direction; not the two
+# joiners, which tell words of Persian and Hindi apart
+UNSEEN = r"(?![\t\n\r])\p{Cc}|[\u00AD\u200B\u200E\u200F\u202A-\u202E]"
+UNSEEN += r"|[\u2060-\u2069\uFEFF]"
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,14 @@ def make_tokenizer(dataset: Dataset, config: Config) -> PreTrainedTokenizerFast:
     """The tokenizer that lies beside the data, that of the pretrained model, or new
     byte pairs, trained on the texts that the log shows before the test days."""
     if config.pretrained:
-        return load_pretrained(AutoTokenizer, config.pretrained)
+        return _with_marks(load_pretrained(AutoTokenizer, config.pretrained))
     saved = dataset.folder / "tokenizer.json" if dataset.folder else None
     if saved and saved.is_file():
         return PreTrainedTokenizerFast(tokenizer_object=_read_saved(saved), **SPECIAL)
     # not WordPiece: `tokenizers` trains that one differently in every process, and a
     # resumed run would read other tokens than the one it goes on from
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", fuse_unk=True))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = make_normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocabulary,
@@ -81,6 +79,32 @@ def make_tokenizer(dataset: Dataset, config: Config) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(_training_texts(dataset), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def make_normalizer() -> normalizers.Normalizer:
+    """NFKC, lower case, ideographs one by one. Accents and the combining marks of other
+    scripts stay: without them Hindi, Thai or Japanese words become other words."""
+    parts = [
+        normalizers.NFKC(),
+        normalizers.Replace(Regex(UNSEEN), ""),
+        normalizers.BertNormalizer(
+            clean_text=False,  # it drops joiners, and letters newer than its tables
+            strip_accents=False,
+            lowercase=True,
+        ),
+        normalizers.NFC(),  # a lower-case letter may meet its accent only now
+    ]
+    return normalizers.Sequence(parts)
+
+
+def _with_marks(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokenizer, which has the marks that a document is built with."""
+    for mark in ("cls_token", "sep_token", "pad_token"):
+        if getattr(tokenizer, mark) is None:
+            raise DataError(
+                f"the pretrained tokenizer has no {mark}; take one of the BERT family"
+            )
+    return tokenizer
 
 
 def _read_saved(path: Path) -> Tokenizer:
@@ -133,7 +157,7 @@ def make_features(
     )
     images, has_image = _decode_all(dataset, config.image_size)
     query_tokens, query_length = encode_queries(
-        tokenizer, dataset.queries, limits["query"]
+        tokenizer, dataset.queries, query_limit(config)
     )
     return Features(
         tokens=torch.from_numpy(tokens),
@@ -153,6 +177,11 @@ def order_fields(dataset: Dataset, config: Config) -> list[str]:
     return known + [name for name in dataset.texts if name not in known]
 
 
+def query_limit(config: Config) -> int:
+    """Tokens of a query that are read, cls not counted: training, serving, export."""
+    return dict(config.field_tokens)["query"]
+
+
 def encode_queries(tokenizer, texts: list[str], limit: int) -> tuple[Tensor, Tensor]:
     """Tokens (Q, 1 + limit or less) with cls in front, and lengths (Q,)."""
     ids = [[tokenizer.cls_token_id, *ids] for ids in _encode(tokenizer, texts, limit)]
@@ -161,7 +190,8 @@ def encode_queries(tokenizer, texts: list[str], limit: int) -> tuple[Tensor, Ten
 
 
 def _encode(tokenizer, texts: list[str | None], limit: int) -> list[list[int]]:
-    texts = [(text or "")[: 20 * limit] for text in texts]  # 100 kB titles cost nothing
+    # 100 kB titles cost nothing; white space is no token and must not use up the room
+    texts = [" ".join((text or "").split())[: 20 * limit] for text in texts]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     return [ids[:limit] for ids in encoded]
 
@@ -206,18 +236,3 @@ def _decode_all(dataset: Dataset, size: int) -> tuple[Tensor, Tensor]:
                     "such documents go on without an image"
                 )
     return images, has_image
-
-
-def decode(image: bytes | str, size: int, folder: Path | None = None) -> Tensor:
-    """Encoded bytes, or the path of a file, to pixels (3, size, size), uint8."""
-    if isinstance(image, str):
-        path = (folder or Path()) / image
-        if not path.is_file():  # reading a device or a pipe might never end
-            raise FileNotFoundError(f"{image!r} is no file")
-        image = path.read_bytes()
-    picture = Image.open(io.BytesIO(image), formats=FORMATS)
-    if picture.width * picture.height > MOST_PIXELS:
-        raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
-    picture.draft("RGB", (size, size))  # JPEG: decode no more than is needed
-    pixels = vision.pil_to_tensor(picture.convert("RGB"))
-    return vision.resize(pixels, [size, size], antialias=True)

@@ -40,6 +40,11 @@ class Log:
     item: np.ndarray  # row of the catalogue
     timestamp: np.ndarray  # unix seconds: int64, or float64 where some are finer
     label: np.ndarray
+    period: np.ndarray | None = None  # 0 before valid_start, 1 before test_start, 2
+
+    def __post_init__(self):
+        if self.period is None:  # of a log that is not divided
+            object.__setattr__(self, "period", np.zeros(len(self.qid), np.int64))
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Dataset:
     test_start: int  # final models are trained before it
     truth: np.ndarray | None = None  # (I,) true probabilities, for the ceiling
     counts: Counter = field(default_factory=Counter)  # what was repaired or missing
+    created: np.ndarray | None = None  # (N,) unix seconds by created_at, NaN if empty
 
     @property
     def is_feed(self) -> bool:
@@ -81,6 +87,7 @@ def load(source: str | Path) -> Dataset:
     known = "probability" in table.column_names
     truth = table["probability"].to_numpy()[order] if known else None
     name, valid_start, test_start = _periods(source, folder, log)
+    log = in_periods(log, valid_start, test_start, counts)
     return Dataset(
         name=name,
         folder=folder,
@@ -94,6 +101,7 @@ def load(source: str | Path) -> Dataset:
         test_start=test_start,
         truth=truth,
         counts=counts,
+        created=_created(items),
     )
 
 
@@ -117,7 +125,15 @@ def only(dataset: Dataset, documents: list[dict]) -> Dataset:
         fail(where, "item_id", int(twice[0]), problem, "give it another")
     texts = {name: table[name].to_pylist() for name in dataset.texts}
     images = _images(table, Counter())
-    return replace(dataset, items=ids, texts=texts, images=images, counts=Counter())
+    unknown = None if dataset.created is None else np.full(len(ids), np.nan)
+    return replace(
+        dataset,
+        items=ids,
+        texts=texts,
+        images=images,
+        counts=Counter(),
+        created=unknown,
+    )
 
 
 def checksum(dataset: Dataset) -> str:
@@ -168,6 +184,11 @@ def _dense(values: pa.ChunkedArray, order: np.ndarray) -> tuple[np.ndarray, pa.A
     return number[codes], names.take(pa.array(by_time))
 
 
+def _created(items: pa.Table) -> np.ndarray | None:
+    given = "created_at" in items.column_names
+    return seconds(items["created_at"]) if given else None
+
+
 def _images(items: pa.Table, counts: Counter) -> list:
     if "image" not in items.column_names:
         images = [None] * items.num_rows
@@ -198,6 +219,20 @@ def _periods(source: str | Path, folder: Path | None, log: Log) -> tuple[str, in
             f"on, or is before valid_start {valid}; choose it in ({begin}, {end}]"
         )
     return name, valid, test
+
+
+def in_periods(log: Log, valid_start: int, test_start: int, counts: Counter) -> Log:
+    """The log with the period that every row's own time says. Sessions that last from
+    one into the next are counted, and an empty validation period is."""
+    starts = [valid_start, test_start]
+    period = np.searchsorted(starts, log.timestamp, side="right")
+    order = np.argsort(log.qid, kind="stable")
+    qid, in_order = log.qid[order], period[order]
+    crossed = (qid[1:] == qid[:-1]) & (in_order[1:] != in_order[:-1])
+    split = len(np.unique(qid[1:][crossed]))
+    counts["sessions split where a period begins"] = split
+    counts["empty validation period"] = int(not (period == 1).any())
+    return replace(log, period=period)
 
 
 def default_periods(timestamp: np.ndarray) -> tuple[int, int]:

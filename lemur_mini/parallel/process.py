@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lemur_mini import checkpoints
 from lemur_mini.config import Config
+from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.model import Sizes
 from lemur_mini.parallel.model import DistributedLemur, averaging
 from lemur_mini.parallel.ranks import Ranks
@@ -16,6 +17,8 @@ from lemur_mini.training import Run
 
 class RankProcess(OneProcess):
     """One of several ranks: what `pipeline.OneProcess` does, with the others."""
+
+    stops_at_a_step = False
 
     def __init__(self, ranks: Ranks):
         self.ranks, self.shows_progress = ranks, not ranks.rank
@@ -29,10 +32,11 @@ class RankProcess(OneProcess):
         run.losses, run.average = averaging(run.model), self.ranks.mean
         return run
 
-    def save(self, run: Run, path: Path, data: str) -> None:
+    def save(self, run: Run, path: Path, data: Fingerprint) -> None:
         """Rank 0 writes what all ranks hold alike; each writes its shard of a bank,
         into a folder beside the file that names it, so that both change at once."""
-        facts, tensors = checkpoints.facts_of(run, data), checkpoints.tensors_of(run)
+        facts = checkpoints.facts_of(run, data)
+        tensors = checkpoints.tensors_of(run, data)
         if is_sharded(run):
             facts["bank"] = f"{path.stem}.bank-{run.step}"
             save_bank(run.model.bank, path.parent / facts["bank"])
@@ -40,7 +44,7 @@ class RankProcess(OneProcess):
             checkpoints.write(path, facts, tensors)
         self.ranks.wait()
 
-    def resume(self, path: Path, fresh: Run, data: str) -> Run:
+    def resume(self, path: Path, fresh: Run, data: Fingerprint) -> Run:
         """From a checkpoint of any number of ranks."""
         sharded = is_sharded(fresh)
         facts, tensors = checkpoints.read(path, whole=not sharded)

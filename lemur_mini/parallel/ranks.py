@@ -13,10 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lemur_mini.errors import Mendable
+
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
-class RankError(RuntimeError):
+class RankError(Mendable, RuntimeError):
     """Ranks that cannot work together; the message names the remedy."""
 
 

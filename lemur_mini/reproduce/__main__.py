@@ -3,6 +3,7 @@
 run     train and test every variant that has no result yet
 table   claims, curves and README from stored results
 search  choose hyper-parameters on the validation days
+trial   one more setting on the validation days, with its reason
 readme  fill the generated parts of README.md, data/README.md and figures/
 """
 
@@ -10,21 +11,22 @@ from __future__ import annotations
 
 import sys
 
-from lemur_mini.reproduce import runs, search, tables
+from lemur_mini.command import in_one_line
+from lemur_mini.reproduce import runs, search, tables, trials
 
 
 def main() -> None:
     """Hand over to the action; `ACTION --help` tells its options."""
     actions = {"run": runs.main, "table": runs.main}
-    actions |= {"search": search.main, "readme": tables.main}
+    actions |= {"search": search.main, "readme": tables.main, "trial": trials.main}
     action = sys.argv[1] if len(sys.argv) > 1 else ""
     if action not in actions:
         print(__doc__)
         sys.exit(0 if action in ("-h", "--help") else 2)
-    if action in ("search", "readme"):
+    if action in ("search", "readme", "trial"):
         del sys.argv[1]
     actions[action]()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(in_one_line(main)())

@@ -11,7 +11,9 @@ import json
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,13 +24,15 @@ from tqdm import tqdm
 from lemur_mini import files, pipeline, plots
 from lemur_mini.config import SCALES, Config
 from lemur_mini.cost.accounting import step_flops
+from lemur_mini.devices import choose_device
+from lemur_mini.errors import Mendable
 from lemur_mini.evaluation import query_auc
-from lemur_mini.files import RESULTS, ROOT, write_text_atomically
-from lemur_mini.reproduce import claims, curves, tables
+from lemur_mini.files import RESULTS, ROOT, require_folder, write_json
+from lemur_mini.preparation import with_ours
+from lemur_mini.reproduce import claims, curves, stored, tables
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of
 from lemur_mini.simulate.ab_test import online
-from lemur_mini.training import choose_device
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.action == "run":
         run(options)
     else:
-        table(options)
+        write_claims(options)
 
 
 def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
@@ -67,15 +71,14 @@ def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
     return [(name, seed) for name in dict.fromkeys(names) for seed in options.seeds]
 
 
-def table(options: argparse.Namespace) -> None:
+def write_claims(options: argparse.Namespace) -> None:
     """Claims as JSON and figure, and in the README; from stored results alone."""
-    rows = tables.claim_rows(options.name, options.scale)
+    rows = stored.claim_rows(options.name, options.scale)
     stem = "claims" if options.name == "platform" else f"claims-{options.name}"
-    text = json.dumps(rows, indent=1) + "\n"
     path = ROOT / "figures" / f"{stem}.json"
-    write_text_atomically(path, text)
+    write_json(path, rows)
     plots.save_figure(claims.figure(rows, options.name), path.with_suffix(".png"))
-    runs = tables.stored_runs(options.name, options.scale)
+    runs = stored.stored_runs(options.name, options.scale)
     if (made := curves.figure(runs)) is not None:
         plots.save_figure(
             made, path.with_name(stem.replace("claims", "curves") + ".png")
@@ -106,26 +109,53 @@ def run(options: argparse.Namespace) -> None:
     """Do all runs that have no result yet, `jobs` at a time."""
     spawn = multiprocessing.get_context("spawn")
     folder = options.results / f"{options.name}-{options.scale}"
+    require_folder(folder)
+    choose_device(options.device)
     with ProcessPoolExecutor(
         options.jobs, spawn, _open, (options.data, options.scale, options.device)
     ) as pool:
-        tasks = [
-            pool.submit(_one, folder, options.scale, variant, seed)
-            for variant, seed in wanted(options)
-        ]
-        for task in tqdm(as_completed(tasks), "runs", len(tasks), unit="run"):
-            if line := task.result():
-                tqdm.write(line)
+        tasks = {
+            pool.submit(_one, folder, options.scale, *task): task
+            for task in wanted(options)
+        }
+        try:
+            for task in tqdm(as_completed(tasks), "runs", len(tasks), unit="run"):
+                if line := task.result():
+                    tqdm.write(line)
+        except BrokenProcessPool as error:
+            raise _died(folder, tasks.values()) from error
+        except BaseException:  # the others need not be done first
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-_opened: pipeline.Prepared | None = None  # of a worker process
+class WorkerError(Mendable, RuntimeError):
+    """A process that trains is gone; the message says what is left to do."""
+
+
+def _died(folder: Path, tasks: Iterable[tuple[str, int]]) -> WorkerError:
+    left = [task for task in tasks if not result_path(folder, *task).is_file()]
+    first = "{}, seed {}".format(*left[0]) if left else "none"
+    return WorkerError(
+        f"a worker process died (out of memory, or killed); {len(left)} runs have no "
+        f"result in {folder} yet, the first {first}; the same command does what is "
+        "left, with fewer --jobs in less memory"
+    )
+
+
+_opened: pipeline.Prepared | Exception | None = None  # of a worker process
 
 
 def _open(data: str, scale: str, device: str) -> None:
     global _opened
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
-    _opened = pipeline.prepare(data, SCALES[scale], choose_device(device))
+    try:  # a pool whose workers cannot begin does not say why
+        _opened = pipeline.prepare(
+            data, with_ours(SCALES[scale]), choose_device(device)
+        )
+    except Exception as error:
+        _opened = error
 
 
 def _follow() -> None:
@@ -135,13 +165,14 @@ def _follow() -> None:
 
 
 def _one(folder: Path, scale: str, variant: str, seed: int) -> str:
+    if isinstance(_opened, Exception):
+        raise _opened
     prepared, path = _opened, result_path(folder, variant, seed)
     config = config_of(variant, scale, prepared.dataset)
     if is_done(path, config, prepared.checksum):
         return ""
     result = measure(prepared, config, variant, seed)
-    text = json.dumps(result, indent=None, separators=(",", ":")) + "\n"
-    write_text_atomically(path, text)
+    write_json(path, result, indent=None)
     return f"{result['test']['qauc']:.4f} {variant}, seed {seed}"
 
 
@@ -150,6 +181,7 @@ def measure(
 ) -> dict:
     """Train before the test days, test on them, and say where it came from."""
     dataset = prepared.dataset
+    pipeline.require_period(prepared, dataset.test_start, None, "test on")
     trained = pipeline.fit(
         prepared, config, seed, dataset.test_start, title=f"{variant}, seed {seed}"
     )

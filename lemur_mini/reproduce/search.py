@@ -13,9 +13,9 @@ from pathlib import Path
 
 from lemur_mini import pipeline
 from lemur_mini.config import BASELINE, CLASSROOM
-from lemur_mini.files import write_text_atomically
+from lemur_mini.devices import choose_device
+from lemur_mini.files import write_json
 from lemur_mini.reproduce.variants import IDS
-from lemur_mini.training import choose_device
 
 RESULT = Path("data/results/search.json")
 RATES = [  # of the Transformers and the ranker, and that of the ids by it
@@ -108,7 +108,7 @@ def once(prepared: pipeline.Prepared, model: str, changes: dict, seed: int, out:
     if any(all(row[k] == key[k] for k in key) for row in done):
         return
     row = key | trial(prepared, changes, seed)
-    write_text_atomically(out, json.dumps([*done, row], indent=1) + "\n")
+    write_json(out, [*done, row])
     print(f"QAUC {row['qauc']:.4f}, AUC {row['auc']:.4f}: {model} {changes}")
 
 
@@ -132,9 +132,9 @@ def trial(prepared: pipeline.Prepared, changes: dict, seed: int) -> dict:
     """Train on the days before validation, score the validation days."""
     dataset = prepared.dataset
     config = pipeline.config_for(CLASSROOM, dataset).replace(**changes)
+    period = dataset.valid_start, dataset.test_start
+    pipeline.require_period(prepared, *period, "choose on")
     run = pipeline.fit(prepared, config, seed, dataset.valid_start)
-    result = pipeline.evaluate_period(
-        prepared, run, dataset.valid_start, dataset.test_start
-    )
+    result = pipeline.evaluate_period(prepared, run, *period)
     kept = {k: result[k] for k in ("auc", "qauc", "log_loss", "cold_auc")}
     return kept | {"train_seconds": round(run.seconds)}

@@ -3,8 +3,10 @@ data/README.md from what is stored in data/. No number in them is typed by hand.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,34 @@ from lemur_mini import plots
 from lemur_mini.evaluation import gap_closed, mean_and_interval
 from lemur_mini.files import RESULTS, ROOT
 from lemur_mini.reproduce import claims
+from lemur_mini.reproduce.stored import alone, claim_rows, reports, stored_runs
 
 MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold documents"}
 
 
+PAGES = {  # page: {marker: text}
+    "README.md": {
+        "results": lambda: short_results(),
+        "glance": lambda: glance(),
+        "course": lambda: course(),
+        "modules": lambda: modules(),
+    },
+    "figures/README.md": {
+        "results": lambda: results(),
+        "claims": lambda: claim_table(),
+        "claims-films": lambda: claim_table("films"),
+        "cost": lambda: cost_table(),
+    },
+    "notebooks/README.md": {"notebooks": lambda: notebooks()},
+    "data/README.md": {"counts": lambda: counts()},
+}
+
+
 def main() -> None:
-    """Write both files anew."""
-    fill(ROOT / "README.md", "results", results())
-    fill(ROOT / "README.md", "claims", claim_table())
-    fill(ROOT / "README.md", "claims-films", claim_table("films"))
-    fill(ROOT / "README.md", "cost", cost_table())
-    fill(ROOT / "README.md", "notebooks", notebooks())
-    fill(ROOT / "data" / "README.md", "counts", counts())
+    """Write the pages and the figures of the front page anew."""
+    for page, parts in PAGES.items():
+        for name, text in parts.items():
+            fill(ROOT / page, name, text())
     plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
     for report in reports("platform")[:1]:
         figure = plots.report_figure(report, report["training_log"]["lemur"])
@@ -44,49 +62,117 @@ def replaced(old: str, name: str, text: str) -> str:
     return re.sub(marked, lambda m: m[1] + text + "\n" + m[2], old, flags=re.S)
 
 
-def reports(name: str) -> list[dict]:
-    """What the main command would report, by seed, from the stored runs."""
-    runs = stored_runs(name)
+def results() -> str:
+    """The result tables, every seed counted."""
+    titles = {
+        "platform": "**The embedded platform**, days 29-30",
+        "films": "**Real films** (MovieLens-1M ratings, posters, plots; local data)",
+    }
+    return "\n\n".join(result_table(t, reports(k), alone(k)) for k, t in titles.items())
+
+
+NO_CONTENT = ("rankmixer_longer",)
+HEADLINE = {
+    "rankmixer_longer": "RankMixer + LONGER (ids)",
+    "lemur": "LEMUR, as the paper prints it",
+    "ours": "LEMUR, with what we add",
+}
+
+
+def short_results() -> str:
+    """The first thing that a reader wants to know: models by measures, means over
+    seeds, and how much they learnt of what can be learnt."""
+    runs, single = stored_runs("platform"), alone("platform")
+    means, best = single["means"], runs["lemur", 0]["ceiling"]
+    learnt = single["learnable"]
+    heads = [*MEASURES.values(), "of what can be learnt", "seeds"]
+    lines = ["| test days, platform | " + " | ".join(heads) + " |"]
+    lines.append("|---" * (len(heads) + 1) + "|")
+    cells = " | ".join(f"{means[m]:.3f}" for m in MEASURES)
+    lines.append(f"| smoothed means of document and user | {cells} | | |")
+    ids = np.mean([r["test"]["qauc"] for (v, _), r in runs.items() if v in NO_CONTENT])
+    for variant, name in HEADLINE.items():
+        tests = [r["test"] for (v, _), r in runs.items() if v == variant]
+        cells = " | ".join(spread([t[m] for t in tests], 3) for m in MEASURES)
+        found = [gap_closed(ids, t["qauc"], learnt["qauc"]) for t in tests]
+        share = "" if variant in NO_CONTENT else spread_of_shares(found)
+        lines.append(f"| {name} | {cells} | {share} | {len(tests)} |")
+    for name, row in (("what can be learnt", learnt), ("ceiling: true chances", best)):
+        lines.append(f"| {name} | {row['auc']:.3f} | {row['qauc']:.3f} | | | |")
+    seconds = single["models"]["lemur"]["train_seconds"]
+    note = f"One pass over the log; LEMUR trains in {seconds:.0f} s "
+    return "\n".join([*lines, "", note + f"({single['device']})."])
+
+
+def spread_of_shares(values: list[float]) -> str:
+    """Mean share in per cent, with the half width of its interval over seeds."""
+    mean, half = mean_and_interval(values)
+    return f"{mean:.0%}" if half is None else f"{mean:.0%} ± {100 * half:.0f}"
+
+
+def glance() -> str:
+    """The claims in three sentences: the paper's own rows alone are counted."""
+    rows = [row for row in claim_rows() if row["paper"] != "-"]
+    by = {v: [r for r in rows if r["verdict"] == v] for v in claims.COLOURS}
+    good, equal, bad = by.values()
+    names = ["; ".join(row["text"] for row in part) for part in (equal, bad)]
+    return (
+        f"Of the paper's {len(rows)} rows, {len(good)} reproduce here. "
+        f"{len(equal)} show no difference at this scale ({names[0]}). "
+        f"{len(bad)} contradict ({names[1]})."
+    )
+
+
+def course() -> str:
+    """The notebooks by name."""
+    links = [f"[{title}](notebooks/{name}.ipynb)" for name, title, _ in heads()]
+    return " · ".join(links)
+
+
+def heads() -> list[tuple[str, str, str]]:
+    """Name, title and why of every notebook."""
     found = []
-    for seed in claims.seeds_of(runs, *plots.NAMES):
-        pair = {model: runs[model, seed] for model in plots.NAMES}
-        facts = {k: pair["lemur"][k] for k in ("seed", "device", "date", "ceiling")}
-        models = {
-            model: run["test"] | {"train_seconds": run["seconds"]}
-            for model, run in pair.items()
-        }
-        logs = {model: run["log"] for model, run in pair.items()}
-        found.append(facts | {"models": models, "training_log": logs})
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        first = "".join(json.loads(path.read_text("utf-8"))["cells"][0]["source"])
+        title, why = [line for line in first.splitlines() if line.strip()][:2]
+        found.append((path.stem, title.lstrip("# "), why))
     return found
 
 
-def results() -> str:
-    """The result tables of the README."""
-    parts = []
-    for kind, title in (
-        ("platform", "**The embedded platform**, days 29-30"),
-        (
-            "films",
-            "**Real films** (MovieLens-1M ratings, posters and plots; local data)",
-        ),
-    ):
-        if found := reports(kind):
-            alone = json.loads((RESULTS / f"main-{kind}.json").read_text("utf-8"))
-            parts.append(table(title, found, alone))
-    return "\n\n".join(parts)
+def modules() -> str:
+    """The package: the core in its contract's order, then rooms and the rest,
+    each with the first sentence of its docstring."""
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = rules["tool"]["importlinter"]["contracts"]
+    (core,) = [c["source_modules"] for c in contracts if c["id"] == "core"]
+    core = [name.removeprefix("lemur_mini.") for name in core]
+    package = ROOT / "lemur_mini"
+    rooms = sorted(path.parent.name for path in package.glob("*/__init__.py"))
+    rest = sorted({p.stem for p in package.glob("[a-z]*.py")} - set(core))
+    lines = ["| | holds |", "|---|---|"]
+    lines += [f"| **`{name}.py`** | {says(package / f'{name}.py')} |" for name in core]
+    lines += [f"| `{n}/` | {says(package / n / '__init__.py')} |" for n in rooms]
+    lines += [f"| `{name}.py` | {says(package / f'{name}.py')} |" for name in rest]
+    return "\n".join(lines)
 
 
-def table(title: str, found: list[dict], alone: dict) -> str:
+def says(path: Path) -> str:
+    """The first paragraph of a module's docstring, on one line."""
+    text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def result_table(title: str, found: list[dict], single: dict) -> str:
     """One table: models by measures, mean over seeds with its 95 % t interval; means
     without a network, and the seconds of a machine with nothing else to do, from
-    `alone`, a report of the main command."""
+    `single`, a report of the main command."""
     lines = ["| | " + " | ".join([*MEASURES.values(), "training s"]) + " |"]
     lines.append("|---" * (len(MEASURES) + 2) + "|")
     for model, name in plots.NAMES.items():
         cells = [spread([r["models"][model][m] for r in found]) for m in MEASURES]
         seconds = np.mean([r["models"][model]["train_seconds"] for r in found])
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {seconds:.0f} |")
-    cells = " | ".join(f"{alone['means'][m]:.4f}" for m in MEASURES)
+    cells = " | ".join(f"{single['means'][m]:.4f}" for m in MEASURES)
     lines.append(f"| smoothed means of document and user, no network | {cells} | |")
     if best := found[0]["ceiling"]:
         lines.append(f"| ceiling | {best['auc']:.4f} | {best['qauc']:.4f} | | |")
@@ -101,31 +187,20 @@ def table(title: str, found: list[dict], alone: dict) -> str:
         ]
         note += f" LEMUR closes {np.mean(shares):.0%} of the gap in QAUC"
         note += f" ({', '.join(f'{share:.0%}' for share in shares)})."
-    seconds = [alone["models"][model]["train_seconds"] for model in plots.NAMES]
+    seconds = [single["models"][model]["train_seconds"] for model in plots.NAMES]
     note += (
         " These runs shared two cores. The command alone "
-        f"({alone['device']}, {alone['date']}): ids {seconds[0]:.0f} s, "
+        f"({single['device']}, {single['date']}): ids {seconds[0]:.0f} s, "
         f"LEMUR {seconds[1]:.0f} s."
     )
     return "\n".join([title, "", *lines, "", note])
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 4) -> str:
     """Mean, and the half width of its interval where there are several seeds."""
-    if len(values) < 2:
-        return f"{values[0]:.4f}"
     mean, half = mean_and_interval(values)
-    return f"{mean:.4f} ± {half:.4f}"
-
-
-def stored_runs(name: str, scale: str = "classroom") -> dict[tuple[str, int], dict]:
-    """The stored runs of a data set at a scale, by variant and seed."""
-    return claims.load(RESULTS / f"{name}-{scale}")
-
-
-def claim_rows(name: str = "platform", scale: str = "classroom") -> list[dict]:
-    """What the stored runs say of every claim."""
-    return claims.measure_all(stored_runs(name, scale))
+    more = "" if half is None else f" ± {half:.{digits}f}"
+    return f"{mean:.{digits}f}{more}"
 
 
 def claim_table(name: str = "platform") -> str:
@@ -166,14 +241,10 @@ def notebooks() -> str:
     """The course: titles, links, and what each notebook took when it was last built."""
     costs = json.loads((RESULTS / "notebooks.json").read_text("utf-8"))
     lines = ["| notebook | why | seconds | GB |", "|---|---|---|---|"]
-    for name, cost in costs.items():
-        path = ROOT / "notebooks" / f"{name}.ipynb"
-        first = "".join(json.loads(path.read_text("utf-8"))["cells"][0]["source"])
-        title, why = [line for line in first.splitlines() if line.strip()][:2]
-        link = f"[{title.lstrip('# ')}](notebooks/{path.name})"
-        lines.append(
-            f"| {link} | {why} | {cost['seconds']} | {cost['gigabytes']:.1f} |"
-        )
+    for name, title, why in heads():
+        cost = costs[name]
+        numbers = f"{cost['seconds']} | {cost['gigabytes']:.1f}"
+        lines.append(f"| [{title}]({name}.ipynb) | {why} | {numbers} |")
     return "\n".join(lines)
 
 

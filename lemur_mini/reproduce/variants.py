@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lemur_mini import pipeline
-from lemur_mini.config import BASELINE, BASELINE_CHANGES, LEMUR, SCALES, Config
+from lemur_mini.config import BASELINE, BASELINE_CHANGES, LEMUR, OURS, SCALES, Config
 from lemur_mini.data.loading import Dataset
 
 IDS = ("user", "item", "query")
@@ -29,6 +29,7 @@ VARIANTS: dict[str, dict] = {
     "din": BASELINE_CHANGES | {"groups": (*IDS, "din")},
     "content": {"groups": (*BASELINE, "content")},
     "lemur": {},
+    "ours": OURS,  # what commands train on the platform
     "lemur_dlrm": {"ranker": "dlrm"},
     "two_stage": {"two_stage": 1},
     "stop_gradient": {"stop_gradient": True},

@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lemur_mini.checkpoints import CheckpointError
+from lemur_mini.data.features import query_limit
+from lemur_mini.data.schema import DataError
+from lemur_mini.files import as_json, require_folder, write_text_atomically
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.serving.ranker import Ranker
 
@@ -22,6 +25,8 @@ TOWER, BANK, IDS, TOKENIZER = (
     "ids.json",
     "tokenizer.json",
 )
+COUNTS = "statistics.safetensors"  # `Counts.of_arrays` reads them, and goes on
+COUNTED = "statistics_ids.json"  # user_id and item_id of the rows in their keys
 
 
 class QueryTower(nn.Module):
@@ -38,12 +43,16 @@ class QueryTower(nn.Module):
 
 def export_engine(ranker: Ranker, folder: Path) -> None:
     """Write four files: the query tower as a graph of ATen operators (torch.export, any
-    batch size, tokens padded to the widest query), every vector of the bank, scaled to
-    length one (`vectors`: (M, D) float32, safetensors), the item_ids of its rows, and
-    the tokenizer. The nearest rows by dot product are `Ranker.retrieve`."""
+    batch size, tokens padded to `query_limit` and cls), every vector of the bank,
+    scaled to length one (`vectors`: (M, D) float32, safetensors), the item_ids of its
+    rows, and the tokenizer; two more where the ranker reads statistics: all that is
+    counted, and of whom. The nearest rows by dot product are `Ranker.retrieve`.
+    Raises DataError where there is no query tower, FileError where none can be put."""
     model, prepared = ranker.model.cpu().eval(), ranker.prepared
-    folder.mkdir(parents=True, exist_ok=True)
-    width = prepared.features.query_tokens.shape[1]
+    if prepared.sizes.feed or not model.config.has_content:
+        raise DataError("no query tower to export: a feed, or a model of ids alone")
+    require_folder(folder)
+    width = 1 + query_limit(model.config)
     example = (torch.ones(2, width, dtype=torch.long), torch.full((2,), width))
     batch = torch.export.Dim("batch", min=1, max=4096)
     graph = torch.export.export(
@@ -54,8 +63,17 @@ def export_engine(ranker: Ranker, folder: Path) -> None:
     vectors = F.normalize(model.bank.vectors[rows], dim=-1)
     save_file({"vectors": vectors.contiguous()}, folder / BANK)
     ids = prepared.dataset.items[rows.numpy()].tolist()
-    (folder / IDS).write_text(json.dumps(ids), "utf-8")
+    write_text_atomically(folder / IDS, as_json(ids))
     prepared.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    if "statistics" in model.config.groups:
+        _export_counts(ranker, folder)
+
+
+def _export_counts(ranker: Ranker, folder: Path) -> None:
+    counts, dataset = ranker.numbers.counts.arrays(), ranker.prepared.dataset
+    save_file({k: torch.tensor(v) for k, v in counts.items()}, folder / COUNTS)
+    ids = {"users": dataset.users.tolist(), "items": dataset.items.tolist()}
+    write_text_atomically(folder / COUNTED, as_json(ids))
 
 
 def load_tower(path: Path) -> nn.Module:

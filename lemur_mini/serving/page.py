@@ -4,63 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
-import json
+from importlib.resources import files
 
 import numpy as np
 
 from lemur_mini.data.pages import PAD
+from lemur_mini.files import as_json
 from lemur_mini.serving.ranker import Ranker
 
 SHOWN, REASONS = 6, 2  # covers of a page, watched documents named under each
 # Every string of the data enters by textContent: nothing in it is ever markup.
-SCRIPT = """
-const data = JSON.parse(document.getElementById("data").textContent);
-const pick = (id) => document.getElementById(id);
-const make = (parent, kind, text) => {
-  const element = parent.appendChild(document.createElement(kind));
-  if (text !== undefined) element.textContent = text;
-  return element;
-};
-for (const user of data.users) make(pick("user"), "option", user);
-for (const query of data.queries) make(pick("queries"), "option").value = query;
-pick("query").value = data.queries[0];
-function show() {
-  const query = data.queries.indexOf(pick("query").value);
-  pick("page").replaceChildren();
-  pick("note").textContent = query < 0
-    ? "Not among the stored queries: ask the Ranker in a cell." : "";
-  if (query < 0) return;
-  for (const hit of data.pages[pick("user").selectedIndex][query]) {
-    const card = make(pick("page"), "figure"), known = data.documents[hit.item];
-    const cover = make(card, "img");
-    cover.alt = known.cover ? "cover of " + known.title : "no cover";
-    if (known.cover) cover.src = "data:image/jpeg;base64," + known.cover;
-    const caption = make(card, "figcaption", known.title);
-    make(caption, "b", "watched with chance " + hit.chance.toFixed(2));
-    for (const [row, weight] of hit.because)
-      make(caption, "i", "because you watched: " + data.documents[row].title
-        + " (cosine " + weight.toFixed(2) + ")");
-  }
-}
-pick("user").addEventListener("change", show);
-pick("query").addEventListener("input", show);
-show();
-"""
-STYLE = """
-body { font: 14px sans-serif; background: white; color: black; margin: 8px; }
-#page { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 10px; }
-figure { width: 150px; margin: 0; } img { width: 96px; height: 96px; }
-b, i { display: block; font-size: 12px; margin-top: 3px; } i { color: #444; }
-"""
-PAGE = """<!doctype html><meta charset="utf-8"><title>Served page</title>
-<style>{style}</style>
-<label>User <select id="user"></select></label>
-<label>Query <input id="query" list="queries" size="28"></label>
-<datalist id="queries"></datalist> <span id="note"></span>
-<div id="page"></div>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-"""
+TEMPLATE = files("lemur_mini.serving") / "page.html"
 
 
 def hits(ranker: Ranker, user, query: str, candidates: np.ndarray) -> list[dict]:
@@ -103,8 +57,8 @@ def served_page(
     users = [str(user) for user in users]
     data = dict(users=users, queries=queries, pages=pages, documents=documents)
     # no end tag can stand inside the data
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return PAGE.format(style=STYLE, data=text, script=SCRIPT)
+    text = as_json(data).replace("<", "\\u003c")
+    return TEMPLATE.read_text("utf-8").replace("DATA", text, 1)
 
 
 def _cover(image) -> str:

@@ -75,10 +75,10 @@ class Arm:
         dataset, log = prepared.dataset, prepared.dataset.log
         self.rows = {int(user): row for row, user in enumerate(dataset.users)}
         self.texts = {text: row for row, text in enumerate(dataset.queries)}
-        self.watched: dict[int, list[int]] = defaultdict(list)  # by user row, in time
-        liked = log.label == 1
-        for user, item in zip(log.user[liked], log.item[liked], strict=True):
-            self.watched[int(user)].append(int(item))
+        # by user row, in time: what was shown, and whether it was watched
+        self.shown: dict[int, list[tuple[int, bool]]] = defaultdict(list)
+        for user, item, label in zip(log.user, log.item, log.label, strict=True):
+            self.shown[int(user)].append((int(item), bool(label)))
 
     def serve(self, visits: list[Visit]) -> Iterator[tuple[Visit, bool, int]]:
         """Every issued query, whether it was reformulated, and how much was watched."""
@@ -99,10 +99,11 @@ class Arm:
         page = page[: self.platform.config.page_size]
         p = self.platform.probability(visit.user, visit.query, page)
         seen = 1 / np.arange(1, len(page) + 1)
-        watched = page[self.clicks.random(len(page)) < p * seen]
-        self.platform.watched[visit.user, watched] = True
-        self.watched[self.rows.get(visit.user, PAD)] += watched.tolist()
-        return len(watched)
+        watched = self.clicks.random(len(page)) < p * seen
+        self.platform.watched[visit.user, page[watched]] = True
+        shown = zip(page.tolist(), watched.tolist(), strict=True)
+        self.shown[self.rows.get(visit.user, PAD)] += shown
+        return int(watched.sum())
 
     def refined(self, visit: Visit) -> Visit | None:
         """The visit with a more specific query, if that was ever asked before."""
@@ -117,19 +118,30 @@ class Arm:
     @torch.no_grad()
     def ranked(self, visits: list[Visit]) -> np.ndarray:
         """Places of the candidates of each visit, best first: (visits, CANDIDATES)."""
-        length = self.model.config.history_long
-        history = np.full((len(visits), length), PAD)
         users = np.array([self.rows.get(visit.user, PAD) for visit in visits])
-        for row, user in enumerate(users):
-            recent = self.watched[int(user)][-length:][::-1] if user >= 0 else []
-            history[row, : len(recent)] = recent
+        past = [self.shown[int(user)] if user >= 0 else [] for user in users]
+        watched = [[item for item, taken in one if taken] for one in past]
+        history = newest(watched, self.model.config.history_long, PAD)
+        more = {}
+        if length := self.model.config.history_seen:
+            more["seen"] = newest([[i for i, _ in one] for one in past], length, PAD)
+            more["taken"] = newest([[t for _, t in one] for one in past], length, False)
         item = np.stack([visit.shown for visit in visits])
         query = np.array([self.texts[visit.query.text] for visit in visits])
         label = np.zeros(item.shape, np.float32)
-        batch = make_batch(users, query, query, item, label, history)
+        batch = make_batch(users, query, query, item, label, history, **more)
         features = self.prepared.features
         score = self.model.eval()(batch.to(features.tokens.device), features)
         return score.argsort(dim=1, descending=True).cpu().numpy()
+
+
+def newest(past: list[list], length: int, fill) -> np.ndarray:
+    """The last `length` of each, newest first, filled up: (visits, length)."""
+    out = np.full((len(past), length), fill)
+    for row, values in enumerate(past):
+        recent = values[-length:][::-1]
+        out[row, : len(recent)] = recent
+    return out
 
 
 def query_change(served: list[tuple[Visit, bool, int]]) -> dict[str, list]:

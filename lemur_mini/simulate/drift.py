@@ -18,7 +18,7 @@ import torch
 from lemur_mini import checkpoints, files, pipeline, training
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM
 from lemur_mini.evaluation import qauc
-from lemur_mini.files import ROOT, write_text_atomically
+from lemur_mini.files import ROOT, write_json
 from lemur_mini.simulate.daily_stream import (
     CHANCE,
     EXTRA,
@@ -85,10 +85,10 @@ def first_half(
         pipeline.pretrain(prepared, run, index)
     run.floor = 0.0 if base == "final" else FLOOR
     if base == "lemur" and kept.is_file():
-        return checkpoints.resume(kept, run, prepared.checksum)
+        return checkpoints.resume(kept, run, prepared.fingerprint)
     training.train(run, prepared.pages, index[: steps * config.batch_pages])
     if base == "lemur":
-        checkpoints.save(run, kept, prepared.checksum)
+        checkpoints.save(run, kept, prepared.fingerprint)
     return run
 
 
@@ -177,7 +177,7 @@ def _one_world(options, world: str, seed: int, todo: dict[str, Path]) -> None:
             f"--seeds {seed}"
         )
         facts |= files.provenance(command, torch.device("cpu"))
-        write_text_atomically(path, json.dumps(facts, separators=(",", ":")) + "\n")
+        write_json(path, facts, indent=None)
         print(f"{mean_qauc(facts):.4f} {path.stem}", flush=True)
 
 
@@ -197,7 +197,7 @@ def stored(folder: Path = RESULTS) -> dict[tuple[str, str], list[dict]]:
     return out
 
 
-def table(options: argparse.Namespace) -> None:
+def summarise(options: argparse.Namespace) -> None:
     """Print means over seeds for every world and variant."""
     print("world variant   all    moved  new topics  encodes/step  seeds")
     for (world, name), runs in stored(options.results).items():
@@ -225,4 +225,4 @@ def main(arguments: list[str] | None = None) -> None:
     add("--results", type=Path, default=RESULTS)
     add("--folder", type=Path, default=Path(tempfile.gettempdir()) / "lemur_mini_drift")
     options = parser.parse_args(arguments)
-    {"run": run, "table": table}[options.action](options)
+    {"run": run, "table": summarise}[options.action](options)

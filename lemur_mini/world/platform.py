@@ -113,8 +113,8 @@ class Platform:
             config.bias
             + config.relevance * relevance
             + config.affinity * inside * users.affinity[user, topic]
-            + config.taste * _standard(documents.palette[shown], users.palette[user])
-            + config.taste * _standard(documents.tone[shown], users.tone[user])
+            + config.taste * standard(documents.palette[shown], users.palette[user])
+            + config.taste * standard(documents.tone[shown], users.tone[user])
             + config.quality * documents.quality[shown]
             + config.refinding * self.watched[user, shown]
         )
@@ -147,7 +147,7 @@ class Platform:
         return sorted(log, key=lambda record: record["day"])
 
 
-def _standard(value: np.ndarray, favourite: int, values: int = 5) -> np.ndarray:
+def standard(value: np.ndarray, favourite: int, values: int = 5) -> np.ndarray:
     """Match with the favourite, scaled to mean 0 and variance 1 over documents."""
     chance = 1 / values
     return ((value == favourite) - chance) / (chance * (1 - chance)) ** 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,9 +85,7 @@ def store(
         "repeats": roofline.REPEATS,
     }
     result |= files.provenance(command, device) | more
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
-    (RESULTS / f"{name}.json").write_text(text, "utf-8")
+    files.write_json(RESULTS / f"{name}.json", result)
     for line in rows:
         value = line["measured"]
         shown = "not measured" if value is None else f"{value:.3g}"

@@ -14,8 +14,9 @@ import torch
 from lemur_mini.config import GPU, Config
 from lemur_mini.cost import roofline
 from lemur_mini.data.pages import Batch
+from lemur_mini.devices import autocast
 from lemur_mini.pipeline import Prepared
-from lemur_mini.training import Run, autocast
+from lemur_mini.training import Run
 from tests.benchmarks.common import CPU, begin, last_batch, prepare, row, step, store
 from tests.benchmarks.history import full
 

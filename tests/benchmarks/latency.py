@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -13,9 +12,9 @@ import torch
 
 from lemur_mini import files, pipeline
 from lemur_mini.config import CLASSROOM
-from lemur_mini.files import ROOT, write_text_atomically
+from lemur_mini.devices import choose_device
+from lemur_mini.files import ROOT, write_json
 from lemur_mini.serving.ranker import Ranker, Request
-from lemur_mini.training import choose_device
 
 PATH = ROOT / "data" / "results" / "latency.json"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)  # pages
@@ -76,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     } | files.provenance(
         f"python -m tests.benchmarks.latency --threads {options.threads}", device
     )
-    write_text_atomically(options.out, json.dumps(facts, indent=1) + "\n")
+    write_json(options.out, facts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import torch
 
 from lemur_mini import pipeline
 from lemur_mini.config import CLASSROOM, GPU
-from lemur_mini.training import autocast, step_options, train
+from lemur_mini.devices import autocast
+from lemur_mini.training import step_options, train
 from tests.benchmarks.common import CPU, begin, last_batch, prepare, row, store
 from tests.benchmarks.history import full
 

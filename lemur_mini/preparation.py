@@ -1,0 +1,175 @@
+"""A data set made ready for models, and whether it can be trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from lemur_mini.config import DENSE, FEED_CHANGES, OURS, SCALES, Config
+from lemur_mini.data.features import (
+    Features,
+    make_features,
+    make_tokenizer,
+    order_fields,
+)
+from lemur_mini.data.fingerprint import Fingerprint, fingerprint
+from lemur_mini.data.loading import Dataset, load, only
+from lemur_mini.data.match import Match, match
+from lemur_mini.data.pages import Pages
+from lemur_mini.data.schema import DataError
+from lemur_mini.data.statistics import statistics
+from lemur_mini.model import Sizes
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set with all that models need of it, made once."""
+
+    dataset: Dataset
+    tokenizer: PreTrainedTokenizerFast
+    features: Features
+    pages: Pages
+    sizes: Sizes
+    fingerprint: Fingerprint
+    matcher: Match | None = None  # scores pairs that the log does not hold
+
+    @property
+    def checksum(self) -> str:
+        """Of log, texts and images, for the provenance of results."""
+        return self.fingerprint.parts["data"]
+
+
+def prepare(
+    source: Dataset | str | Path, config: Config, device: torch.device
+) -> Prepared:
+    """Load, validate and tensorise a data set, or the one that is loaded."""
+    dataset = source if isinstance(source, Dataset) else load(source)
+    tokenizer = make_tokenizer(dataset, config)
+    dense, matcher = dense_features(dataset, config.groups)
+    sizes = Sizes(
+        users=len(dataset.users),
+        documents=len(dataset.items),
+        queries=len(dataset.queries),
+        vocabulary=len(tokenizer),
+        fields=len(dataset.texts),
+        feed=dataset.is_feed,
+        **{name: numbers.shape[1] for name, numbers in dense.items()},
+    )
+    features, names = (
+        make_features(dataset, config, tokenizer),
+        order_fields(dataset, config),
+    )
+    return Prepared(
+        dataset=dataset,
+        tokenizer=tokenizer,
+        features=features.to(device),
+        pages=Pages(
+            dataset.log, config.page_size, seen=config.history_seen, dense=dense
+        ),
+        sizes=sizes,
+        fingerprint=fingerprint(dataset, features, tokenizer, names).reading(dense),
+        matcher=matcher,
+    )
+
+
+def dense_features(
+    dataset: Dataset, groups: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], Match | None]:
+    """Those of `statistics` and `match` that are asked for, (I, F) of all impressions,
+    and the scorer of `match`. A feed has no queries, and no `match`."""
+    dense, matcher = {}, None
+    if "statistics" in groups:
+        dense["statistics"] = statistics(dataset)
+    if "match" in groups and not dataset.is_feed:
+        matcher, dense["match"] = match(dataset)
+    return dense, matcher
+
+
+def with_documents(
+    prepared: Prepared, documents: list[dict], config: Config
+) -> Prepared:
+    """The same with more documents at the end of the catalogue, in a copy; pages and
+    checksum stay those of the log. Raises DataError."""
+    old = prepared.dataset
+    new = only(old, documents)
+    features = make_features(new, config, prepared.tokenizer)
+    dataset = replace(
+        old,
+        items=np.concatenate([old.items, new.items]),
+        texts={name: [*old.texts[name], *new.texts[name]] for name in old.texts},
+        images=[*old.images, *new.images],
+        created=old.created
+        if old.created is None
+        else np.concatenate([old.created, new.created]),
+    )
+    return replace(
+        prepared,
+        dataset=dataset,
+        features=prepared.features.extended(features),
+        matcher=prepared.matcher and prepared.matcher.extended(new.texts),
+        sizes=replace(prepared.sizes, documents=len(dataset.items)),
+    )
+
+
+def config_for(config: Config, dataset: Dataset) -> Config:
+    """The configuration for this kind of data: a feed has settings of its own, where
+    the reader has left the scale's, and no `match`, for it has no queries."""
+    if not dataset.is_feed:
+        return config
+    usual = SCALES.get(config.scale, config)
+    changes = {k: v for k, v in FEED_CHANGES.items() if at_usual(config, usual, k)}
+    groups = tuple(name for name in config.groups if name != "match")
+    return config.replace(groups=groups, **changes)
+
+
+def variant(config: Config, changes: dict) -> Config:
+    """The configuration with these changes; where they name the groups, those of dense
+    features stay: the id baseline sees the same numbers."""
+    changed = config.replace(**changes)
+    groups = dict.fromkeys((*changed.groups, *config.dense))
+    return changed.replace(groups=tuple(groups))
+
+
+def with_dense(config: Config) -> Config:
+    """The same configuration with the groups of dense features."""
+    return config.replace(groups=tuple(dict.fromkeys((*config.groups, *DENSE))))
+
+
+def with_ours(config: Config) -> Config:
+    """The paper's form with what we add to it, where the reader has left the scale's
+    own settings."""
+    usual = SCALES.get(config.scale, config)
+    return config.replace(
+        **{k: v for k, v in OURS.items() if at_usual(config, usual, k)}
+    )
+
+
+def at_usual(config: Config, usual: Config, name: str) -> bool:
+    """Whether a field has its usual value."""
+    return getattr(config, name) == getattr(usual, name)
+
+
+def require_period(
+    prepared: Prepared, start: int | None, end: int | None, use: str
+) -> None:
+    """Raise DataError unless there are impressions in [start, end), of both labels:
+    found before the first step of training, not by a division after the last."""
+    log = prepared.dataset.log
+    low = 0 if start is None else np.searchsorted(log.timestamp, start)
+    high = None if end is None else np.searchsorted(log.timestamp, end)
+    label = log.label[low:high]
+    where = f"{prepared.dataset.name}: the period to {use}"
+    if not len(label):
+        raise DataError(
+            f"{where} has no impressions; choose valid_start and test_start in "
+            f"dataset.json within {log.timestamp[0]} to {log.timestamp[-1]}"
+        )
+    if label.min() == label.max():
+        raise DataError(
+            f"{where} has {len(label)} impressions, and all labels are {label[0]}; "
+            "with positives alone, lemur_mini.data.add_negatives draws the others"
+        )

@@ -1,0 +1,80 @@
+"""python -m lemur_mini.simulate.learnable: compute the learner's ceiling and keep it.
+
+It takes a minute or two, and follows from the data alone: reports read it from
+data/results/learnable.json by the checksum of their data set and the period's start."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from lemur_mini import files
+from lemur_mini.data.loading import Dataset, checksum, load
+from lemur_mini.data.schema import DataError
+from lemur_mini.evaluation import auc, qauc
+from lemur_mini.files import DATA, RESULTS
+from lemur_mini.world.config import WorldConfig
+from lemur_mini.world.oracle import learnable
+from lemur_mini.world.platform import Platform
+
+RESULT = RESULTS / "learnable.json"
+
+
+def stored(data: str, start: int, path: Path = RESULT) -> dict | None:
+    """AUC and QAUC of the best learner on the period that begins at `start`, for the
+    data set with this checksum; None where they were not computed."""
+    rows = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    found = [row for row in rows if (row["data"], row["start"]) == (data, start)]
+    return {name: found[0][name] for name in ("auc", "qauc")} if found else None
+
+
+def compute(
+    dataset: Dataset, config: WorldConfig, seed: int, start: int, end: int | None
+) -> dict:
+    """The same, computed from a log of the platform of this configuration and seed:
+    learnt from what is before `start`, measured on [start, end). Raises DataError where
+    it is another platform's."""
+    platform = Platform(config, seed)
+    if len(dataset.items) != config.documents or dataset.truth is None:
+        raise DataError(
+            f"{dataset.folder}: not the platform with {config.documents} documents; "
+            "only of a platform of ours is it known what can be learnt"
+        )
+    log, documents = dataset.log, platform.documents
+    chance = learnable(log, dataset.queries, documents, config, start)
+    rows = log.timestamp >= start
+    rows &= log.timestamp < (end or log.timestamp.max() + 1)
+    label, chance = log.label[rows], chance[rows]
+    return {"auc": auc(label, chance), "qauc": qauc(label, chance, log.qid[rows])}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compute both periods, validation and test, of a platform of the default sizes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=str(DATA))
+    parser.add_argument("--seed", type=int, default=0, help="of the platform")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # sums in one order: the same numbers everywhere
+    dataset, rows = load(options.data), []
+    about = {"data": checksum(dataset)}
+    about |= files.provenance(
+        "python -m lemur_mini.simulate.learnable", torch.device("cpu")
+    )
+    for start, end in (
+        (dataset.valid_start, dataset.test_start),
+        (dataset.test_start, None),
+    ):
+        found = compute(dataset, WorldConfig(), options.seed, start, end)
+        rows.append(found | {"start": start, "end": end} | about)
+        print(f"from {start}: AUC {found['auc']:.4f}, QAUC {found['qauc']:.4f}")
+    old = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else []
+    rows = [row for row in old if row["data"] != about["data"]] + rows
+    files.write_json(options.out, rows)
+
+
+if __name__ == "__main__":
+    main()
