@@ -41,7 +41,7 @@ class Watch:
     during the next step, when it has waited for this one anyway, or before a save."""
 
     def __init__(self):
-        self.step, self.values, self.done = 0, {}, None
+        self.step, self.values, self.done = 0, None, None
 
     def note(self, step: int, **values: Tensor) -> None:
         """Look at these when they are known. step: the first is 1, as in a checkpoint
@@ -50,7 +50,8 @@ class Watch:
         on_gpu = scalars.device.type == "cuda"
         host = torch.empty_like(scalars, device="cpu", pin_memory=on_gpu)
         host.copy_(scalars, non_blocking=on_gpu)
-        self.step, self.values = step, dict(zip(values, host, strict=True))
+        # as numpy: torch would count a look at host memory as a wait for the device
+        self.step, self.values = step, (list(values), host.numpy())
         self.done = torch.cuda.Event() if on_gpu else None
         if on_gpu:
             self.done.record()
@@ -61,9 +62,10 @@ class Watch:
         """Raises FloatingPointError, naming the step and what is no number in it."""
         if self.done is not None:
             self.done.synchronize()
-        values, self.values = self.values, {}
-        for name, value in values.items():
-            if not math.isfinite(value.item()):
+        names, values = self.values or ([], [])
+        self.values = None
+        for name, value in zip(names, values, strict=True):
+            if not math.isfinite(value):
                 raise FloatingPointError(
                     f"the {name} is not finite at step {self.step}; the last "
                     f"checkpoint is kept; {REMEDY}"

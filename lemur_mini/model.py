@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from lemur_mini import losses
 from lemur_mini.baselines import Din, DlrmMlp
-from lemur_mini.config import Config
+from lemur_mini.config import DENSE, Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
+from lemur_mini.dense import Dense
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
 from lemur_mini.longer import Longer
 from lemur_mini.memory_bank import NEVER, MemoryBank
@@ -45,6 +46,14 @@ class Sizes:
     vocabulary: int
     fields: int
     feed: bool = False  # sessions without queries: the last watched item is the anchor
+    statistics: int = 0  # numbers an impression, of these groups
+    match: int = 0
+
+    def read_by(self, config: Config) -> Sizes:
+        """What a model of this configuration reads of them."""
+        numbers = {"statistics": self.statistics, "match": self.match}
+        read = {name: n * (name in config.groups) for name, n in numbers.items()}
+        return Sizes(**dataclasses.asdict(self) | read)
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,35 @@ def group_widths(config: Config) -> dict[str, int]:
     widths |= {"din": 2 * e, "content": 3 * d, "long": d, "short": d}
     if config.history_products:
         widths["long"] += len(pools(config)) * (d + 1)
-    return {name: (widths | {"similarity": values})[name] for name in groups}
+    return {n: (widths | {"similarity": values})[n] for n in groups if n not in DENSE}
+
+
+def dense_parts(config: Config, sizes: Sizes) -> nn.ModuleDict:
+    """What reads the groups of numbers that the configuration names. Raises ValueError
+    where the data was prepared without one."""
+    for name in config.dense:
+        if not getattr(sizes, name):
+            raise ValueError(
+                f"the data holds no {name}: prepare it with this configuration (a feed "
+                "has no match), or leave the group out"
+            )
+    return nn.ModuleDict(
+        {
+            name: Dense(getattr(sizes, name), config.dense_hidden, config.dense_wide)
+            for name in config.dense
+        }
+    )
+
+
+def _numbers(batch: Batch, name: str) -> Tensor:
+    """A group of dense features of a batch (P, S, F)."""
+    values = getattr(batch, name)
+    if values is None:
+        raise ValueError(
+            f"the batch holds no {name}, which this model reads; prepare the data with "
+            "the model's configuration"
+        )
+    return values
 
 
 def pools(config: Config) -> list[str]:
@@ -114,6 +151,7 @@ class Lemur(nn.Module):
     ids: nn.ModuleDict
     longer: Longer
     din: Din
+    dense: nn.ModuleDict
     document_encoder: DocumentEncoder
     query_encoder: QueryEncoder
     running_norms: nn.ModuleDict
@@ -164,7 +202,10 @@ class Lemur(nn.Module):
             self.products = nn.ModuleDict({kind: Products(d) for kind in kinds})
             if config.history_wide:
                 self.wide = Wide(len(kinds), d)
-        self.ranker = RANKERS[config.ranker](group_widths(config), config)
+        self.dense = dense_parts(config, sizes)
+        widths = group_widths(config)
+        widths |= {name: part.width for name, part in self.dense.items()}
+        self.ranker = RANKERS[config.ranker](widths, config)
 
     def make_bank(self, documents: int, width: int) -> MemoryBank:
         """An empty bank."""
@@ -204,6 +245,8 @@ class Lemur(nn.Module):
             sqdc = self.contrastive_loss(batch, query, target, valid, pages)
             query, target = query[pages], target[pages]
         if options.rank:
+            for name, part in self.dense.items():  # of the whole batch on every rank
+                part.see(_numbers(batch, name), batch.mask)
             seen = fresh if config.history_gradient else None
             logit = self.rank(mine, query, target, seen)  # (P, S)
             ctr = losses.ctr(logit, mine.label, mine.mask, batch.mask.sum())
@@ -358,17 +401,20 @@ class Lemur(nn.Module):
         if "din" in groups:
             watched, mask = self.ids["item"](batch.history + 1), batch.history >= 0
             out["din"] = self.din(item, watched, mask)
-        straight = None
+        straight: list[Tensor] = []  # terms of the logit beside the ranker's
+        for name, part in self.dense.items():
+            out[name], linear = part(_numbers(batch, name))
+            straight += [] if linear is None else [linear]
         if query is not None and target is not None:
             history = self.history(batch, fresh)
             out |= self.content(history, query, target, user=user, item=item)
             if self.config.history_products:
                 products = self.taken(batch, history, target)
                 out["long"] = torch.cat([out["long"], products], dim=-1)
-                straight = self.wide(products) if self.config.history_wide else None
+                straight += [self.wide(products)] if self.config.history_wide else []
         flat = {g: out[g].expand(p, s, -1).flatten(0, 1) for g in groups}  # (P * S, F)
         logit = self.ranker(flat).view(p, s)
-        return logit if straight is None else logit + straight
+        return sum(straight, logit)
 
     def watched(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """LONGER's tokens of the histories (P, L/K, D), and which there are."""

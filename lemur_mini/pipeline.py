@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 
 from lemur_mini import checkpoints, evaluation, training
 from lemur_mini.baselines import smoothed_means
-from lemur_mini.config import CLASSROOM, Config
+from lemur_mini.config import CLASSROOM, DENSE, Config
 from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.loading import Dataset
 from lemur_mini.devices import choose_device
@@ -19,7 +20,13 @@ from lemur_mini.evaluation import auc, qauc, slices
 from lemur_mini.files import require_folder
 from lemur_mini.interrupts import Ears, Stopped, keeping
 from lemur_mini.model import Lemur, Sizes
-from lemur_mini.preparation import Prepared, config_for, prepare, require_period
+from lemur_mini.preparation import (
+    Prepared,
+    config_for,
+    dense_features,
+    prepare,
+    require_period,
+)
 from lemur_mini.training import Run, make_model, predict
 
 
@@ -204,6 +211,22 @@ def smoothed_baseline(prepared: Prepared, start: int, end: int | None) -> dict:
     known = log.item[seen], log.user[seen], log.label[seen]
     chance = smoothed_means(*known, log.item[rows], log.user[rows])
     return measures(prepared, rows, chance, start)
+
+
+def trees(prepared: Prepared, start: int, end: int | None) -> dict:
+    """The measures of gradient-boosted trees over statistics, match and compressed
+    content, fitted on all before `start`; and the seconds that they took."""
+    from lemur_mini.trees import boosted_trees  # scikit-learn, where it is needed
+
+    began, pages = time.perf_counter(), prepared.pages.cut_at(start, end)
+    lacking = tuple(name for name in DENSE if name not in pages.dense)
+    dense = pages.dense | dense_features(prepared.dataset, lacking)[0]
+    images = prepared.features.images.cpu().numpy()
+    rows, chance = boosted_trees(
+        prepared.dataset, pages, images, dense, start=start, end=end
+    )
+    seconds = round(time.perf_counter() - began, 1)
+    return measures(prepared, rows, chance, start) | {"train_seconds": seconds}
 
 
 @dataclass(frozen=True)

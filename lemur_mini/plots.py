@@ -70,12 +70,16 @@ def _bars(axes, report: dict) -> None:
                 error = [[value - span[0]], [span[1] - value]]
                 axes.errorbar(x, value, error, color="black", capsize=3, lw=1)
             axes.text(x, value + 0.012, f"{value:.3f}", ha="center", fontsize=8)
-    if best := report["ceiling"]:
-        for x, value in enumerate((best["auc"], best["qauc"])):
-            label = "ceiling" if x == 0 else None
-            axes.hlines(
-                value, x - 0.4, x + 0.4, COLOURS["ceiling"], "dashed", label=label
-            )
+    for key, name, style in (
+        ("learnable", "what can be learnt", "dotted"),
+        ("ceiling", "ceiling", "dashed"),
+    ):
+        best = report.get(key) or {}
+        for x, value in enumerate(best.get(m) for m in ("auc", "qauc")):
+            if value is not None:
+                label = name if x == 0 else None
+                at = value, x - 0.4, x + 0.4
+                axes.hlines(*at, COLOURS["ceiling"], style, label=label)
     axes.set_xticks(range(3), ["AUC", "QAUC", "AUC, cold\ndocuments"])
     axes.set_ylim(0.45, 1.0)
     axes.set_ylabel("test days")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lemur_mini.config import FEED_CHANGES, SCALES, Config
+from lemur_mini.config import DENSE, FEED_CHANGES, OURS, SCALES, Config
 from lemur_mini.data.features import (
     Features,
     make_features,
@@ -18,8 +18,10 @@ from lemur_mini.data.features import (
 )
 from lemur_mini.data.fingerprint import Fingerprint, fingerprint
 from lemur_mini.data.loading import Dataset, load, only
+from lemur_mini.data.match import Match, match
 from lemur_mini.data.pages import Pages
 from lemur_mini.data.schema import DataError
+from lemur_mini.data.statistics import statistics
 from lemur_mini.model import Sizes
 
 
@@ -33,6 +35,7 @@ class Prepared:
     pages: Pages
     sizes: Sizes
     fingerprint: Fingerprint
+    matcher: Match | None = None  # scores pairs that the log does not hold
 
     @property
     def checksum(self) -> str:
@@ -46,6 +49,7 @@ def prepare(
     """Load, validate and tensorise a data set, or the one that is loaded."""
     dataset = source if isinstance(source, Dataset) else load(source)
     tokenizer = make_tokenizer(dataset, config)
+    dense, matcher = dense_features(dataset, config.groups)
     sizes = Sizes(
         users=len(dataset.users),
         documents=len(dataset.items),
@@ -53,6 +57,7 @@ def prepare(
         vocabulary=len(tokenizer),
         fields=len(dataset.texts),
         feed=dataset.is_feed,
+        **{name: numbers.shape[1] for name, numbers in dense.items()},
     )
     features, names = (
         make_features(dataset, config, tokenizer),
@@ -62,10 +67,26 @@ def prepare(
         dataset=dataset,
         tokenizer=tokenizer,
         features=features.to(device),
-        pages=Pages(dataset.log, config.page_size, seen=config.history_seen),
+        pages=Pages(
+            dataset.log, config.page_size, seen=config.history_seen, dense=dense
+        ),
         sizes=sizes,
-        fingerprint=fingerprint(dataset, features, tokenizer, names),
+        fingerprint=fingerprint(dataset, features, tokenizer, names).reading(dense),
+        matcher=matcher,
     )
+
+
+def dense_features(
+    dataset: Dataset, groups: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], Match | None]:
+    """Those of `statistics` and `match` that are asked for, (I, F) of all impressions,
+    and the scorer of `match`. A feed has no queries, and no `match`."""
+    dense, matcher = {}, None
+    if "statistics" in groups:
+        dense["statistics"] = statistics(dataset)
+    if "match" in groups and not dataset.is_feed:
+        matcher, dense["match"] = match(dataset)
+    return dense, matcher
 
 
 def with_documents(
@@ -81,23 +102,50 @@ def with_documents(
         items=np.concatenate([old.items, new.items]),
         texts={name: [*old.texts[name], *new.texts[name]] for name in old.texts},
         images=[*old.images, *new.images],
+        created=old.created
+        if old.created is None
+        else np.concatenate([old.created, new.created]),
     )
     return replace(
         prepared,
         dataset=dataset,
         features=prepared.features.extended(features),
+        matcher=prepared.matcher and prepared.matcher.extended(new.texts),
         sizes=replace(prepared.sizes, documents=len(dataset.items)),
     )
 
 
 def config_for(config: Config, dataset: Dataset) -> Config:
     """The configuration for this kind of data: a feed has settings of its own, where
-    the reader has left the scale's."""
+    the reader has left the scale's, and no `match`, for it has no queries."""
     if not dataset.is_feed:
         return config
     usual = SCALES.get(config.scale, config)
     changes = {k: v for k, v in FEED_CHANGES.items() if at_usual(config, usual, k)}
-    return config.replace(**changes)
+    groups = tuple(name for name in config.groups if name != "match")
+    return config.replace(groups=groups, **changes)
+
+
+def variant(config: Config, changes: dict) -> Config:
+    """The configuration with these changes; where they name the groups, those of dense
+    features stay: the id baseline sees the same numbers."""
+    changed = config.replace(**changes)
+    groups = dict.fromkeys((*changed.groups, *config.dense))
+    return changed.replace(groups=tuple(groups))
+
+
+def with_dense(config: Config) -> Config:
+    """The same configuration with the groups of dense features."""
+    return config.replace(groups=tuple(dict.fromkeys((*config.groups, *DENSE))))
+
+
+def with_ours(config: Config) -> Config:
+    """The paper's form with what we add to it, where the reader has left the scale's
+    own settings."""
+    usual = SCALES.get(config.scale, config)
+    return config.replace(
+        **{k: v for k, v in OURS.items() if at_usual(config, usual, k)}
+    )
 
 
 def at_usual(config: Config, usual: Config, name: str) -> bool:

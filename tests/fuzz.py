@@ -123,6 +123,11 @@ TIME_DRESSES = {
     "iso in two ways": lambda v: array([iso(t, "Z" * (t % 2)) for t in v]),
     "digits": lambda v: array([str(t // 10**9) for t in v]),
     "milliseconds": lambda v: array([t // 10**6 for t in v]),
+    "unit ms": lambda v: array([t // 10**6 for t in v]),
+    "unit us": lambda v: array([t // 10**3 for t in v]),
+    "unit ns": lambda v: array(v),
+    "unit ms, floats": lambda v: array([t / 10**6 for t in v]),
+    "unit ms, texts": lambda v: array([str(t // 10**6) for t in v]),
     "calendar": lambda v: array([int(iso(t)[:10].replace("-", "")) for t in v]),
     "dictionary": lambda v: coded([iso(t) for t in v]),
     "american": lambda v: array([f"{iso(t)[5:7]}/{iso(t)[8:10]}/2024" for t in v]),
@@ -174,6 +179,12 @@ class Drawn:
     log: pa.Table
     route: str
     note: dict = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str | None:
+        """The unit that whoever brings the table says its bare numbers have."""
+        named = re.match("unit (..)", self.note["time"])
+        return named[1] if named else None
 
 
 def dressed(rng: Random, dresses: dict, values: list, note: dict, name: str):
@@ -341,9 +352,25 @@ def untyped_ids(values: list[str | None]) -> list:
     return values
 
 
-def naive(items, log, untyped: bool = False) -> dict:
+def in_unit(value, unit: str) -> Fraction:
+    """A bare number in this unit as exact seconds; what is none as ever."""
+    with contextlib.suppress(ValueError, InvalidOperation):
+        value = Decimal(value) if isinstance(value, str) else value
+    if isinstance(value, int | float | Decimal) and math.isfinite(value):
+        value = Fraction(value) / {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+        if abs(value) > 10**11:
+            raise Refused
+        return value
+    return plain_time(value)
+
+
+def naive(items, log, untyped: bool = False, unit: str | None = None) -> dict:
     """Rows in time order, and the items: from Python values alone."""
     columns, about = columns_of(log), columns_of(items)
+    if unit:
+        when = [in_unit(v, unit) for v in columns["timestamp"]]
+    else:
+        when = [plain_time(v) for v in columns["timestamp"]]
     if untyped:
         for name in ("user_id", "item_id", "session_id", "query_id"):
             if name in columns:
@@ -373,7 +400,7 @@ def naive(items, log, untyped: bool = False) -> dict:
         item = plain_id(columns["item_id"][k])
         if item not in known or type(item) is not type(known[0]):
             raise Refused
-        time = plain_time(columns["timestamp"][k])
+        time = when[k]
         user, label = plain_id(columns["user_id"][k]), plain_label(columns["label"][k])
         rows.append((time, user, qid, query, item, label))
     for part in (1, 3):
@@ -470,6 +497,9 @@ def through(drawn: Drawn, folder: Path):
     untyped = False
     if route in ("load", "parts", "hive"):
         put(folder, items, log)
+        if drawn.unit:
+            about = json.dumps({"time_unit": drawn.unit})
+            (folder / "dataset.json").write_text(about)
         items, log = pq.read_table(folder / ITEMS), pq.read_table(folder / LOG)
         if route != "load":
             (folder / LOG).unlink()
@@ -492,7 +522,8 @@ def through(drawn: Drawn, folder: Path):
         sources = folder / f"items.{route}", folder / f"log.{route}"
         items, log = write(sources[0], items), write(sources[1], log)
         untyped = route == "csv"
-    from_huggingface(sources[1], folder / "out", names, items=sources[0])
+    more = {"items": sources[0], "time_unit": drawn.unit}
+    from_huggingface(sources[1], folder / "out", names, **more)
     return load(folder / "out"), items, log, untyped
 
 
@@ -505,7 +536,7 @@ def try_table(drawn: Drawn, folder: Path) -> str:
             one_line(error)
             return "refused"
         try:
-            wanted = naive(items, log, untyped)
+            wanted = naive(items, log, untyped, drawn.unit)
         except Refused:
             raise Difference("read, where there is no right reading") from None
         compare(found, wanted, (items, log))

@@ -9,7 +9,6 @@ from PIL import Image
 
 from lemur_mini import checkpoints, pipeline
 from lemur_mini.__main__ import main
-from lemur_mini.config import CLASSROOM
 from lemur_mini.reproduce import tables
 from lemur_mini.training import predict
 
@@ -58,12 +57,19 @@ def test_every_file_is_whole(out):
 
 
 def test_checkpoint_serves_the_reported_scores(out, folder, report):
-    prepared = pipeline.prepare(folder, CLASSROOM, torch.device("cpu"))
     model = checkpoints.load_model(out / "lemur.safetensors")
+    assert model.config.dense == ("statistics", "match")  # a reader's own data
+    prepared = pipeline.prepare(folder, model.config, torch.device("cpu"))
     index = prepared.pages.between(prepared.dataset.test_start, None)
     rows, score = predict(model, prepared.features, prepared.pages, index)
     label = prepared.dataset.log.label[rows]
     assert np.isclose(pipeline.auc(label, score), report["models"]["lemur"]["auc"])
+
+
+def test_trees_stand_beside_the_models(report):
+    assert report["numbers"] == ["statistics", "match"]
+    assert 0.5 < report["trees"]["auc"] < report["ceiling"]["auc"]
+    assert report["trees"]["train_seconds"] > 0
 
 
 def test_resume_of_a_finished_run_changes_nothing(out, folder, report):

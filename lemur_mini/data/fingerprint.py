@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -34,6 +34,12 @@ class Fingerprint:
     parts: dict[str, str]
     names: dict[str, list] = field(default_factory=lambda: {n: [] for n in NAMES})
     content: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint32))
+
+    def reading(self, dense: dict[str, np.ndarray]) -> Fingerprint:
+        """The same data with dense features (I, F) of its impressions, by name: a sum
+        of them joins the parts, for a training that reads others does not go on."""
+        more = {name: _sum(values.tobytes()) for name, values in dense.items()}
+        return replace(self, parts=self.parts | more)
 
     def rows_of(self, other: Fingerprint) -> dict[str, np.ndarray]:
         """Where the users, items and queries of `other` stand in this one: rows, -1 for

@@ -187,8 +187,7 @@ def _codes(values: pa.ChunkedArray) -> np.ndarray | None:
 
 def _numbers(values: pa.ChunkedArray) -> np.ndarray | None:
     """Numbers or times as they are, what is missing below all; None for the rest."""
-    kind = values.type
-    if is_text(kind) or not pa.types.is_primitive(kind):
+    if not pa.types.is_primitive(kind := values.type):
         return None
     try:
         if pa.types.is_temporal(kind):

@@ -63,6 +63,7 @@ class Dataset:
     test_start: int  # final models are trained before it
     truth: np.ndarray | None = None  # (I,) true probabilities, for the ceiling
     counts: Counter = field(default_factory=Counter)  # what was repaired or missing
+    created: np.ndarray | None = None  # (N,) unix seconds by created_at, NaN if empty
 
     @property
     def is_feed(self) -> bool:
@@ -100,6 +101,7 @@ def load(source: str | Path) -> Dataset:
         test_start=test_start,
         truth=truth,
         counts=counts,
+        created=_created(items),
     )
 
 
@@ -123,7 +125,15 @@ def only(dataset: Dataset, documents: list[dict]) -> Dataset:
         fail(where, "item_id", int(twice[0]), problem, "give it another")
     texts = {name: table[name].to_pylist() for name in dataset.texts}
     images = _images(table, Counter())
-    return replace(dataset, items=ids, texts=texts, images=images, counts=Counter())
+    unknown = None if dataset.created is None else np.full(len(ids), np.nan)
+    return replace(
+        dataset,
+        items=ids,
+        texts=texts,
+        images=images,
+        counts=Counter(),
+        created=unknown,
+    )
 
 
 def checksum(dataset: Dataset) -> str:
@@ -172,6 +182,11 @@ def _dense(values: pa.ChunkedArray, order: np.ndarray) -> tuple[np.ndarray, pa.A
     number = np.empty_like(by_time)
     number[by_time] = np.arange(len(by_time))
     return number[codes], names.take(pa.array(by_time))
+
+
+def _created(items: pa.Table) -> np.ndarray | None:
+    given = "created_at" in items.column_names
+    return seconds(items["created_at"]) if given else None
 
 
 def _images(items: pa.Table, counts: Counter) -> list:

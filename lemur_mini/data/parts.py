@@ -10,7 +10,8 @@ never expanded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -31,7 +32,7 @@ MORE = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table"}
 MORE |= {"_temporary": "a job that did not end"}
 
 
-AT_ONCE = 1024  # rows that are read at once where they may hold pictures
+AT_ONCE = (1024, 32, 1)  # rows that are read at once where they may hold pictures
 
 
 def kind_of(path: Path) -> str | None:
@@ -77,7 +78,17 @@ def _read_parquet(path: Path) -> pa.Table:
         schema = file.schema_arrow
         if not any(_holds_more(column.type) for column in schema):
             return file.read()
-        return pa.Table.from_batches(file.iter_batches(AT_ONCE), schema)
+        return in_pieces(
+            lambda rows: pa.Table.from_batches(file.iter_batches(rows), schema)
+        )
+
+
+def in_pieces(read: Callable[[int], pa.Table]) -> pa.Table:
+    """`read` a table some rows at a time: fewer, where these pass 2 GB in a column."""
+    for rows in AT_ONCE[:-1]:
+        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return read(rows)
+    return read(AT_ONCE[-1])
 
 
 def _holds_more(kind: pa.DataType) -> bool:

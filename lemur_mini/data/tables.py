@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from lemur_mini.data.errors import DataError
-from lemur_mini.data.parts import AT_ONCE, kind_of, read_path
+from lemur_mini.data.parts import in_pieces, kind_of, read_path
 from lemur_mini.data.texts import table_of_rows
 from lemur_mini.files import one_line
 
@@ -131,9 +131,16 @@ def _one_split(splits, split: str):
 
 def _of_datasets(found) -> pa.Table:
     """In pieces: columns of more than 2 GB cannot be taken in one."""
-    pieces = list(found.with_format("arrow").iter(AT_ONCE))
-    if pieces:
-        return pa.concat_tables(pieces, promote_options="default")
+    table = in_pieces(lambda rows: _pieces(found, rows))
+    if table.num_columns:
+        return table
     if found.features is None:
         return pa.table({})
     return found.features.arrow_schema.empty_table()
+
+
+def _pieces(found, rows: int) -> pa.Table:
+    pieces = list(found.with_format("arrow").iter(rows))
+    return (
+        pa.concat_tables(pieces, promote_options="default") if pieces else pa.table({})
+    )

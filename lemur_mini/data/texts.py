@@ -85,7 +85,7 @@ def _read_json(raw: str, path: Path) -> pa.Table:
             whole = json.loads(raw)
         except (ValueError, RecursionError):
             whole = None
-        if whole is None:
+        if not isinstance(whole, dict):
             raise
         return table_of_rows(whole, str(path))
     if len(rows) == 1 and any(isinstance(v, list | dict) for v in rows[0][1].values()):

@@ -40,8 +40,10 @@ def times(values: pa.ChunkedArray, refuse: Refuse, unit: str | None = None):
     if unit not in (None, *TICKS):
         refuse(None, f"time_unit {unit!r} is none", f"use one of {', '.join(TICKS)}")
     found, per_second = _parsed(values, refuse, unit)
-    size = pc.abs(pc.divide(pc.cast(found, pa.float64(), safe=False), per_second))
-    if (row := first(pc.fill_null(pc.greater(size, LATEST), False))) >= 0:
+    size = pc.abs(
+        pc.divide(pc.cast(found, pa.float64(), safe=False), float(per_second))
+    )
+    if (row := first(pc.fill_null(pc.greater(size, float(LATEST)), False))) >= 0:
         refuse(row, f"{cell(values, row)} is not a time", f"use {WANTED}")
     return _coarsest(found, per_second)
 
@@ -75,7 +77,9 @@ def _bare(values: pa.ChunkedArray, refuse: Refuse, unit: str | None) -> tuple:
     if unit is None:
         _check_unit(values, size, refuse)
     per_second = TICKS[unit or "s"]
-    if (row := first(pc.fill_null(pc.greater(size, LATEST * per_second), False))) >= 0:
+    if (
+        row := first(pc.fill_null(pc.greater(size, float(LATEST * per_second)), False))
+    ) >= 0:
         refuse(row, f"{cell(values, row)} is not a time", f"use {WANTED}")
     if not floating:
         return values.cast(pa.int64()), per_second
@@ -99,17 +103,17 @@ def _check_floats(values: pa.ChunkedArray, size: pa.ChunkedArray, refuse: Refuse
     exact = EXACT[values.type]
     if values.type == pa.float64():
         return
-    if (row := first(pc.fill_null(pc.greater(size, exact), False))) >= 0:
+    if (row := first(pc.fill_null(pc.greater(size, float(exact)), False))) >= 0:
         problem = f"{cell(values, row)} has type {values.type}, too coarse for seconds"
         refuse(row, problem, "store int64, float64 or timestamps")
 
 
 def _check_unit(values: pa.ChunkedArray, size: pa.ChunkedArray, refuse: Refuse):
     """Refuse numbers that look like another unit, or like days written as numbers."""
-    row = first(pc.fill_null(pc.greater(size, LATEST), False))
+    row = first(pc.fill_null(pc.greater(size, float(LATEST)), False))
     if row >= 0:
         far = size[row].as_py()
-        if _calendar(pc.divide(size.slice(row, 1), 10**6)):
+        if _calendar(pc.divide(size.slice(row, 1), 1e6)):
             problem = f"{cell(values, row)} looks like a date written as a number"
             refuse(row, problem, WRITE)
         for name, unit in FINER.items():

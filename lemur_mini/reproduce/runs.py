@@ -28,6 +28,7 @@ from lemur_mini.devices import choose_device
 from lemur_mini.errors import Mendable
 from lemur_mini.evaluation import query_auc
 from lemur_mini.files import RESULTS, ROOT, require_folder, write_json
+from lemur_mini.preparation import with_ours
 from lemur_mini.reproduce import claims, curves, stored, tables
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of
@@ -150,7 +151,9 @@ def _open(data: str, scale: str, device: str) -> None:
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
     try:  # a pool whose workers cannot begin does not say why
-        _opened = pipeline.prepare(data, SCALES[scale], choose_device(device))
+        _opened = pipeline.prepare(
+            data, with_ours(SCALES[scale]), choose_device(device)
+        )
     except Exception as error:
         _opened = error
 

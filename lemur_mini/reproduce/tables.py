@@ -16,7 +16,7 @@ from lemur_mini import plots
 from lemur_mini.evaluation import gap_closed, mean_and_interval
 from lemur_mini.files import RESULTS, ROOT
 from lemur_mini.reproduce import claims
-from lemur_mini.reproduce.stored import alone, claim_rows, reports
+from lemur_mini.reproduce.stored import alone, claim_rows, reports, stored_runs
 
 MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold documents"}
 
@@ -71,24 +71,43 @@ def results() -> str:
     return "\n\n".join(result_table(t, reports(k), alone(k)) for k, t in titles.items())
 
 
+NO_CONTENT = ("rankmixer_longer",)
+HEADLINE = {
+    "rankmixer_longer": "RankMixer + LONGER (ids)",
+    "lemur": "LEMUR, as the paper prints it",
+    "ours": "LEMUR, with what we add",
+}
+
+
 def short_results() -> str:
-    """The first thing that a reader wants to know: models by measures, means only."""
-    found, means = reports("platform"), alone("platform")["means"]
-    lines = ["| test days, platform | " + " | ".join(MEASURES.values()) + " |"]
-    lines.append("|---" * (len(MEASURES) + 1) + "|")
+    """The first thing that a reader wants to know: models by measures, means over
+    seeds, and how much they learnt of what can be learnt."""
+    runs, single = stored_runs("platform"), alone("platform")
+    means, best = single["means"], runs["lemur", 0]["ceiling"]
+    learnt = single["learnable"]
+    heads = [*MEASURES.values(), "of what can be learnt", "seeds"]
+    lines = ["| test days, platform | " + " | ".join(heads) + " |"]
+    lines.append("|---" * (len(heads) + 1) + "|")
     cells = " | ".join(f"{means[m]:.3f}" for m in MEASURES)
-    lines.append(f"| smoothed means of document and user | {cells} |")
-    for model, name in plots.NAMES.items():
-        values = [np.mean([r["models"][model][m] for r in found]) for m in MEASURES]
-        cells = " | ".join(f"{value:.3f}" for value in values)
-        lines.append(f"| {name} | {cells} |")
-    best = found[0]["ceiling"]
-    lines.append(
-        f"| ceiling: true chances | {best['auc']:.3f} | {best['qauc']:.3f} | |"
-    )
-    seconds = alone("platform")["models"]["lemur"]["train_seconds"]
-    note = f"{len(found)} seeds, one pass; LEMUR trains in {seconds:.0f} s alone on "
-    return "\n".join([*lines, "", note + "two CPU cores."])
+    lines.append(f"| smoothed means of document and user | {cells} | | |")
+    ids = np.mean([r["test"]["qauc"] for (v, _), r in runs.items() if v in NO_CONTENT])
+    for variant, name in HEADLINE.items():
+        tests = [r["test"] for (v, _), r in runs.items() if v == variant]
+        cells = " | ".join(spread([t[m] for t in tests], 3) for m in MEASURES)
+        found = [gap_closed(ids, t["qauc"], learnt["qauc"]) for t in tests]
+        share = "" if variant in NO_CONTENT else spread_of_shares(found)
+        lines.append(f"| {name} | {cells} | {share} | {len(tests)} |")
+    for name, row in (("what can be learnt", learnt), ("ceiling: true chances", best)):
+        lines.append(f"| {name} | {row['auc']:.3f} | {row['qauc']:.3f} | | | |")
+    seconds = single["models"]["lemur"]["train_seconds"]
+    note = f"One pass over the log; LEMUR trains in {seconds:.0f} s "
+    return "\n".join([*lines, "", note + f"({single['device']})."])
+
+
+def spread_of_shares(values: list[float]) -> str:
+    """Mean share in per cent, with the half width of its interval over seeds."""
+    mean, half = mean_and_interval(values)
+    return f"{mean:.0%}" if half is None else f"{mean:.0%} ± {100 * half:.0f}"
 
 
 def glance() -> str:
@@ -177,12 +196,11 @@ def result_table(title: str, found: list[dict], single: dict) -> str:
     return "\n".join([title, "", *lines, "", note])
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 4) -> str:
     """Mean, and the half width of its interval where there are several seeds."""
-    if len(values) < 2:
-        return f"{values[0]:.4f}"
     mean, half = mean_and_interval(values)
-    return f"{mean:.4f} ± {half:.4f}"
+    more = "" if half is None else f" ± {half:.{digits}f}"
+    return f"{mean:.{digits}f}{more}"
 
 
 def claim_table(name: str = "platform") -> str:

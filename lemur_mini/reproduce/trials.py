@@ -2,7 +2,7 @@
 
 python -m lemur_mini.reproduce trial '{"renew": 0}' --why "is renewing worth it?"
 
-changes the form that commands train (`SCALES`), trains before the validation days and
+changes our form of LEMUR (`config.OURS`), trains before the validation days and
 scores them, as `search` does; it is anything that one wants to try, with its reason."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from lemur_mini import files, pipeline
-from lemur_mini.config import SCALES
+from lemur_mini.config import CLASSROOM, OURS
 from lemur_mini.devices import choose_device
 from lemur_mini.reproduce.search import finished
 
@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def trial(options: argparse.Namespace) -> dict:
     """Train and score; what was asked, what came out, and what it took."""
-    device, config = choose_device("auto"), SCALES["classroom"]
-    config = config.replace(**options.changes)
+    device, config = choose_device("auto"), CLASSROOM
+    config = config.replace(**OURS | options.changes)
     prepared = pipeline.prepare(options.data, config, device)
     dataset, began = prepared.dataset, time.process_time()
     run = pipeline.fit(prepared, config, options.seed, dataset.valid_start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lemur_mini import pipeline
-from lemur_mini.config import BASELINE, BASELINE_CHANGES, LEMUR, OURS, PRINTED, Config
+from lemur_mini.config import BASELINE, BASELINE_CHANGES, LEMUR, OURS, SCALES, Config
 from lemur_mini.data.loading import Dataset
 
 IDS = ("user", "item", "query")
@@ -56,6 +56,6 @@ ONLINE = ("rankmixer_longer", "lemur")  # these also serve the simulated users
 def config_of(variant: str, scale: str, dataset: Dataset) -> Config:
     """The configuration of a variant. T and lambda move together: lambda * T, the size
     of the contrast's gradient, stays what it is at the scale's own T."""
-    config = pipeline.config_for(PRINTED[scale], dataset).replace(**VARIANTS[variant])
-    usual = PRINTED[scale].temperature
+    config = pipeline.config_for(SCALES[scale], dataset).replace(**VARIANTS[variant])
+    usual = SCALES[scale].temperature
     return config.replace(sqdc_weight=config.sqdc_weight * usual / config.temperature)

@@ -25,6 +25,8 @@ TOWER, BANK, IDS, TOKENIZER = (
     "ids.json",
     "tokenizer.json",
 )
+COUNTS = "statistics.safetensors"  # `Counts.of_arrays` reads them, and goes on
+COUNTED = "statistics_ids.json"  # user_id and item_id of the rows in their keys
 
 
 class QueryTower(nn.Module):
@@ -43,7 +45,8 @@ def export_engine(ranker: Ranker, folder: Path) -> None:
     """Write four files: the query tower as a graph of ATen operators (torch.export, any
     batch size, tokens padded to `query_limit` and cls), every vector of the bank,
     scaled to length one (`vectors`: (M, D) float32, safetensors), the item_ids of its
-    rows, and the tokenizer. The nearest rows by dot product are `Ranker.retrieve`.
+    rows, and the tokenizer; two more where the ranker reads statistics: all that is
+    counted, and of whom. The nearest rows by dot product are `Ranker.retrieve`.
     Raises DataError where there is no query tower, FileError where none can be put."""
     model, prepared = ranker.model.cpu().eval(), ranker.prepared
     if prepared.sizes.feed or not model.config.has_content:
@@ -62,6 +65,15 @@ def export_engine(ranker: Ranker, folder: Path) -> None:
     ids = prepared.dataset.items[rows.numpy()].tolist()
     write_text_atomically(folder / IDS, as_json(ids))
     prepared.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    if "statistics" in model.config.groups:
+        _export_counts(ranker, folder)
+
+
+def _export_counts(ranker: Ranker, folder: Path) -> None:
+    counts, dataset = ranker.numbers.counts.arrays(), ranker.prepared.dataset
+    save_file({k: torch.tensor(v) for k, v in counts.items()}, folder / COUNTS)
+    ids = {"users": dataset.users.tolist(), "items": dataset.items.tolist()}
+    write_text_atomically(folder / COUNTED, as_json(ids))
 
 
 def load_tower(path: Path) -> nn.Module:

@@ -19,6 +19,7 @@ from lemur_mini.data.schema import DataError
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.model import Lemur
 from lemur_mini.preparation import Prepared, with_documents
+from lemur_mini.serving.numbers import LiveNumbers
 
 Request = tuple[object, str, np.ndarray]  # user_id, query text, candidates (S,)
 
@@ -39,12 +40,15 @@ class Ranker:
     model without any, candidates that are no rows of the catalogue."""
 
     def __init__(self, model: Lemur, prepared: Prepared):
-        if model.sizes != prepared.sizes:
+        sizes = prepared.sizes.read_by(model.config)
+        if model.sizes.read_by(model.config) != sizes:
             raise DataError(
-                f"a model of {model.sizes} and data of {prepared.sizes}; "
-                "Ranker.load finds the rows of a checkpoint in other data"
+                f"a model of {model.sizes} and data of {sizes}; "
+                "Ranker.load finds the rows of a checkpoint in other data, which is "
+                "prepared with the model's configuration"
             )
         self.model, self.prepared = model.eval(), prepared
+        self.numbers = LiveNumbers(prepared, model.config.dense)
 
     @classmethod
     def load(cls, checkpoint: Path, prepared: Prepared) -> Ranker:
@@ -120,8 +124,9 @@ class Ranker:
         query = np.array([self.queries.get(text, PAD) for _, text, _ in requests])
         history = np.stack([self.history(user, before) for user, _, _ in requests])
         label = np.zeros(item.shape, np.float32)
-        seen = self._seen([user for user, _, _ in requests], before)
-        return make_batch(user, query, query, item, label, history, **seen)
+        more = self._seen([user for user, _, _ in requests], before)
+        more |= self.numbers.of(user, [text for _, text, _ in requests], item, before)
+        return make_batch(user, query, query, item, label, history, **more)
 
     def _check_query(self, text: str) -> None:
         if not isinstance(text, str):
@@ -237,6 +242,7 @@ class Ranker:
         self.prepared = with_documents(self.prepared, documents, self.model.config)
         new = torch.arange(old, self.prepared.sizes.documents)
         self.model.grow(self.prepared.sizes.documents)
+        self.numbers.grow(self.prepared)
         if self.model.config.has_content:
             step = int(self.model.bank.written.max()) + 1
             features = self.prepared.features

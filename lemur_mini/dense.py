@@ -1,0 +1,57 @@
+"""Dense features: numbers of an impression, such as statistics, as the ranker reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+FARTHEST = 5.0  # standard deviations from the mean; an outlier may not shout
+
+
+class Dense(nn.Module):
+    """One group of numbers (P, S, F), standardised by what training has shown so far.
+
+    `see` takes in a batch's impressions; counts grow as a log grows, so the running
+    statistics follow slowly. With `hidden`, a layer of GELU units stands before the
+    group's token (a curve, not a line), beside the numbers themselves. With `wide`,
+    `straight` is a linear term for the logit, which starts at 0."""
+
+    mean: Tensor
+    square: Tensor
+    batches: Tensor
+
+    def __init__(self, count: int, hidden: int = 0, wide: bool = False):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(count))
+        self.register_buffer("square", torch.ones(count))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self.curve = nn.Linear(count, hidden) if hidden else None
+        self.straight = nn.Linear(count, 1, bias=False) if wide else None
+        if self.straight is not None:
+            nn.init.zeros_(self.straight.weight)
+        self.width = count + hidden
+
+    @torch.no_grad()
+    def see(self, values: Tensor, mask: Tensor, slowest: float = 0.01) -> None:
+        """Move mean and mean square towards those of this batch, quickly at first.
+        values: (P, S, F); mask: (P, S), False where it is padding."""
+        self.batches += 1
+        weight = torch.clamp(1 / self.batches, min=slowest)
+        share = mask[..., None] / mask.sum()
+        self.mean.lerp_((values * share).sum((0, 1)), weight)
+        self.square.lerp_((values.square() * share).sum((0, 1)), weight)
+
+    def standard(self, values: Tensor) -> Tensor:
+        """(P, S, F) with mean 0 and deviation 1; what hardly varies stays near 0."""
+        variance = (self.square - self.mean.square()).clamp(min=0)
+        scaled = (values - self.mean) * torch.rsqrt(variance + 1e-4)
+        return scaled.clamp(-FARTHEST, FARTHEST)
+
+    def forward(self, values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the group's token is made of, (P, S, width), and the wide term (P, S),
+        None without one."""
+        x = self.standard(values)
+        wide = None if self.straight is None else self.straight(x).squeeze(-1)
+        if self.curve is not None:
+            x = torch.cat([x, nn.functional.gelu(self.curve(x))], dim=-1)
+        return x, wide
