@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 
 from lemur_mini import plots
 from lemur_mini.evaluation import gap_closed, mean_and_interval
-from lemur_mini.files import RESULTS, ROOT
+from lemur_mini.files import DATA, RESULTS, ROOT
 from lemur_mini.reproduce import claims
 from lemur_mini.reproduce.stored import alone, claim_rows, reports, stored_runs
+from lemur_mini.simulate import learnable
 
+SILENT = "silent differences"
 MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold documents"}
 
 
@@ -25,6 +27,7 @@ PAGES = {  # page: {marker: text}
     "README.md": {
         "results": lambda: short_results(),
         "glance": lambda: glance(),
+        "robust": lambda: robust(),
         "course": lambda: course(),
         "modules": lambda: modules(),
     },
@@ -84,7 +87,8 @@ def short_results() -> str:
     seeds, and how much they learnt of what can be learnt."""
     runs, single = stored_runs("platform"), alone("platform")
     means, best = single["means"], runs["lemur", 0]["ceiling"]
-    learnt = single["learnable"]
+    test_start = json.loads((DATA / "dataset.json").read_text("utf-8"))["test_start"]
+    learnt = learnable.stored(single["data"]["checksum"], test_start)
     heads = [*MEASURES.values(), "of what can be learnt", "seeds"]
     lines = ["| test days, platform | " + " | ".join(heads) + " |"]
     lines.append("|---" * (len(heads) + 1) + "|")
@@ -120,6 +124,18 @@ def glance() -> str:
         f"Of the paper's {len(rows)} rows, {len(good)} reproduce here. "
         f"{len(equal)} show no difference at this scale ({names[0]}). "
         f"{len(bad)} contradict ({names[1]})."
+    )
+
+
+def robust() -> str:
+    """What the long fuzz of data found."""
+    found = json.loads((RESULTS / "fuzz.json").read_text("utf-8"))
+    kinds = [found["tables"], found["files"]]
+    tried = [f"{kind['tried']:,}" for kind in kinds]
+    bad = {k: sum(kind[k] for kind in kinds) for k in ("tracebacks", SILENT)}
+    return (
+        f"Fuzzed with {tried[0]} drawn tables and {tried[1]} damaged files: "
+        f"{bad['tracebacks']} tracebacks, {bad[SILENT]} {SILENT} ({found['date']})."
     )
 
 
