@@ -245,8 +245,7 @@ class Lemur(nn.Module):
             sqdc = self.contrastive_loss(batch, query, target, valid, pages)
             query, target = query[pages], target[pages]
         if options.rank:
-            for name, part in self.dense.items():  # of the whole batch on every rank
-                part.see(_numbers(batch, name), batch.mask)
+            self.see_numbers(batch)
             seen = fresh if config.history_gradient else None
             logit = self.rank(mine, query, target, seen)  # (P, S)
             ctr = losses.ctr(logit, mine.label, mine.mask, batch.mask.sum())
@@ -365,6 +364,12 @@ class Lemur(nn.Module):
             own=place[pages].flatten(),
         )
         return total / batch.mask.sum()
+
+    def see_numbers(self, batch: Batch) -> None:
+        """Take the batch's dense features into their running statistics: those of the
+        whole batch, also where only some pages are ranked."""
+        for name, part in self.dense.items():
+            part.see(_numbers(batch, name), batch.mask)
 
     def cic_loss(self, batch: Batch, fresh: Tensor) -> Tensor:
         """EM3's content-id contrast over the batch's distinct documents (U, D)."""

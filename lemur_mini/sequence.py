@@ -13,6 +13,8 @@ class CrossAttention(nn.Module):
     mask: (P, L) or (P, S, L), True where a query may look. A query that may look
     nowhere gets zeros."""
 
+    absorbs = True  # the cheaper form where there is one: the same numbers
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -27,6 +29,7 @@ class CrossAttention(nn.Module):
         asks, (length, width) = query.shape[1], memory.shape[1:]
         # where the memory is short, its projections cost less than they would save
         few = self.heads * asks < width + asks and length > 2 * width
+        few = few and self.absorbs
         mixed = (self.absorbed if few else self.projected)(q, memory, looks)
         return self.out(mixed.transpose(1, 2).flatten(2)) * anywhere
 
