@@ -70,7 +70,7 @@ def options_of(arguments: list[str] | None) -> Options:
     if options.scale != usual.scale:
         usual = Options(scale=options.scale, config=SCALES[options.scale])
         options = parse(Options, arguments, prog=prog, default=usual)
-    if options.config.scale != options.scale:
+    if options.config.scale != usual.config.scale:
         raise OptionError(f"--config.scale is a name; use --scale {options.scale}")
     if options.seed < 0:
         raise OptionError(f"--seed {options.seed} is negative; use 0 or more")

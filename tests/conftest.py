@@ -1,5 +1,6 @@
 """A tiny platform and a tiny model that all tests share. Nothing here takes long."""
 
+import signal
 from pathlib import Path
 
 import datasets
@@ -36,6 +37,12 @@ CONFIG = Config(
     page_size=8,
     batch_pages=4,
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c():
+    """A shell starts what runs in the background deaf to Ctrl-C; tests of it hear."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,7 +20,9 @@ LOG = "impressions.parquet"
 
 def same(first, second) -> bool:
     names = [f.name for f in dataclasses.fields(first)]
-    return all(torch.equal(getattr(first, n), getattr(second, n)) for n in names)
+    pairs = [(getattr(first, n), getattr(second, n)) for n in names]
+    known = [pair for pair in pairs if pair != (None, None)]
+    return all(torch.equal(*pair) for pair in known)
 
 
 def agree(folder: Path, size: int, length: int, pages: int, **settings) -> int:

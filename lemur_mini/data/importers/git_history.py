@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lemur_mini.data.errors import DataError, Origin
 from lemur_mini.data.health import Health
 from lemur_mini.data.importers.git_commits import LARGEST, Repository
 from lemur_mini.data.importers.git_walk import (
@@ -27,7 +28,6 @@ from lemur_mini.data.importers.git_words import (
     picture,
 )
 from lemur_mini.data.importers.huggingface import HOUR, write_log
-from lemur_mini.data.schema import DataError
 
 FEWEST = 20  # pages; our choice: less is no log
 
@@ -76,7 +76,9 @@ def from_git_history(
     items, row = _items(source, walk, pages)
     facts = {"commit": tip, "shallow": source.shallow} | options | _facts(walk)
     name = Path(out).resolve().name
-    report = write_log(Path(out), name, items, _log(pages, row), HOUR, facts)
+    origin = Origin(str(repository))
+    log = _log(pages, row), origin
+    report = write_log(Path(out), name, (items, origin), log, HOUR, facts)
     print(_said(facts))
     return report
 
