@@ -24,7 +24,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
@@ -553,7 +553,7 @@ def try_table(drawn: Drawn, folder: Path) -> str:
 def try_others(folder: Path, found) -> None:
     """The report and the stream of a folder that `load` took."""
     health(folder)
-    whole = Pages(found.log, 4)
+    whole = Pages(replace(found.log, period=None), 4)  # a stream knows no periods
     wanted = list(whole.stream(np.arange(len(whole)), 2, 3))
     try:
         stream = list(PageStream(folder, 4, 3, 10**9, chunk=5).stream(2))

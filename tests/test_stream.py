@@ -20,7 +20,8 @@ LOG = "impressions.parquet"
 
 def same(first, second) -> bool:
     names = [f.name for f in dataclasses.fields(first)]
-    return all(torch.equal(getattr(first, n), getattr(second, n)) for n in names)
+    pairs = [(getattr(first, n), getattr(second, n)) for n in names]
+    return all(a is b if a is None else torch.equal(a, b) for a, b in pairs)
 
 
 def agree(folder: Path, size: int, length: int, pages: int, **settings) -> int:
