@@ -21,8 +21,7 @@ LOG = "impressions.parquet"
 def same(first, second) -> bool:
     names = [f.name for f in dataclasses.fields(first)]
     pairs = [(getattr(first, n), getattr(second, n)) for n in names]
-    known = [pair for pair in pairs if pair != (None, None)]
-    return all(torch.equal(*pair) for pair in known)
+    return all(a is b if a is None else torch.equal(a, b) for a, b in pairs)
 
 
 def agree(folder: Path, size: int, length: int, pages: int, **settings) -> int:

@@ -243,10 +243,8 @@ def default_periods(timestamp: np.ndarray) -> tuple[int, int]:
 
 
 def _read_about(path: Path) -> tuple[str, int, int]:
+    facts = read_about(path.parent)
     try:
-        facts = read_about(path.parent)
         return facts["name"], int(facts["valid_start"]), int(facts["test_start"])
-    except DataError:
-        raise
     except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise useless(path, error) from error

@@ -57,8 +57,10 @@ class PageStream:
 
     Memory holds item ids, distinct users and query texts, `length` watched rows a user,
     and the impressions of the last `longest` seconds: no session may last longer (an id
-    that comes back later begins a new one). The file must be in time order; raises
-    DataError, naming the first row that is not, and whatever else `load` refuses."""
+    that comes back later begins a new one). It knows no periods: a session that lasts
+    from one into the next stays whole. The file, or folder of parts, must be in time
+    order; raises DataError, naming the first row that is not, and whatever else `load`
+    refuses."""
 
     def __init__(
         self,
