@@ -104,7 +104,7 @@ def short_results() -> str:
     for name, row in (("what can be learnt", learnt), ("ceiling: true chances", best)):
         lines.append(f"| {name} | {row['auc']:.3f} | {row['qauc']:.3f} | | | |")
     seconds = single["models"]["lemur"]["train_seconds"]
-    note = f"One pass over the log; LEMUR trains in {seconds:.0f} s "
+    note = f"One pass over the log; the printed form trains in {seconds:.0f} s "
     return "\n".join([*lines, "", note + f"({single['device']})."])
 
 
