@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from lemur_mini import evaluation, files, pipeline, plots
+from lemur_mini import doubts, evaluation, files, pipeline, plots
 from lemur_mini.command import ONE_LINE, OptionError, parse
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, SCALES, Config
 from lemur_mini.data.health import health
@@ -134,6 +134,9 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
         "models": models,
         "training_log": logs,
     }
+    before = pipeline.shown_between(prepared, None, dataset.test_start)
+    found = doubts.of_log(dataset) + doubts.of_report(report, dataset.log.label[before])
+    report["doubts"] = found
     if not ranks.rank:
         write(options.out, report, prepared)
     return report
@@ -259,6 +262,7 @@ def text_table(report: dict) -> str:
     if learnt:
         share = evaluation.gap_closed(*values, learnt["qauc"])
         lines.append(f"and reaches {share:.0%} of what can be learnt")
+    lines += [f"doubt: {line}" for line in report["doubts"]]
     return "\n".join(lines)
 
 

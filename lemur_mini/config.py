@@ -54,6 +54,7 @@ class Config:
     write_every: int = 1  # steps between writes of what the bank already holds
     # ranker (section 6)
     id_width: int = 64
+    id_dropout: float = 0.0  # share of targets whose id is left out while training
     token_width: int = 64
     least_tokens: int = 0  # learnt constants fill up to so many feature tokens
     ranker_layers: int = 2
@@ -72,6 +73,8 @@ class Config:
     session_mask: bool = True
     sqdc_negatives: str = "all"  # or "positives"
     sqdc_head: bool = False  # the contrast sees documents through a linear map
+    feed_query: str = "last"  # where there are no queries; or "pooled": the history
+    feed_contrast: str = "query"  # ... finds its positive; or "positives": each other
     cic_weight: float = 0.0
     stop_gradient: bool = False  # from the ranker into the encoders
     two_stage: int = 0  # passes of SQDC alone; the encoders are frozen after them
@@ -139,10 +142,14 @@ class Config:
 
 # What differs from a scale's LEMUR in the id baseline, tuned on the same days.
 BASELINE_CHANGES = {"groups": BASELINE}
-# ... and where there are no queries: the contrast is between a document and the last
-# one watched, which says less, and the catalogue is small, so that every document is
-# met often. Tuned on the validation days of the films.
-FEED_CHANGES = {"sqdc_weight": 0.01, "forward_share": 0.1, "backward_share": 0.1}
+# ... and where there are no queries: what a session's positives say of each other.
+FEED_CHANGES = {
+    "feed_query": "pooled",
+    "feed_contrast": "positives",
+    "sqdc_weight": 0.1,
+    "id_dropout": 0.1,
+}
+ENCODED = 25  # times that a feed's document is encoded in a pass, where it is sampled
 
 CLASSROOM = Config()
 GPU = CLASSROOM.replace(

@@ -1,4 +1,4 @@
-"""The three losses, as pure functions of tensors."""
+"""The losses, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -63,6 +63,16 @@ def sqdc(
     score = (temperature * cosines(q[own], d)).masked_fill(~keep, -torch.inf)
     each = score.logsumexp(dim=1) - score.gather(1, own[:, None]).squeeze(1)  # (A,)
     return (each * positive[own]).sum()
+
+
+def others(d: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Each positive of a page by the page's other positives: their sum, what a feed's
+    contrast has in a query's place; and whether there are any.
+    # our choice: the paper has queries. d: (P, S, D); positive: (P, S)."""
+    taken = d * positive[..., None]
+    rest = taken.sum(dim=1, keepdim=True) - taken  # (P, S, D)
+    several = positive.sum(dim=1, keepdim=True) > 1
+    return rest, positive & several
 
 
 def cic(content: Tensor, identity: Tensor, temperature: float) -> Tensor:

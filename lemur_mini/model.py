@@ -45,7 +45,7 @@ class Sizes:
     queries: int
     vocabulary: int
     fields: int
-    feed: bool = False  # sessions without queries: the last watched item is the anchor
+    feed: bool = False  # sessions without queries
     statistics: int = 0  # numbers an impression, of these groups
     match: int = 0
 
@@ -87,6 +87,13 @@ def gather_rows(vectors: Tensor, rows: Tensor) -> Tensor:
     return F.embedding(rows, vectors)
 
 
+def mean_of(vectors: Tensor, found: Tensor) -> Tensor:
+    """Mean (P, D) of those of vectors (P, L, D) that are found (P, L); 0 if none."""
+    weight = found.to(vectors.dtype)
+    count = weight.sum(dim=1, keepdim=True).clamp(min=1)
+    return (vectors * weight[..., None]).sum(dim=1) / count
+
+
 def id_tables(sizes: Sizes, width: int) -> nn.ModuleDict:
     """Embeddings of user, item and query ids. Row 0 is for the unknown; a small start
     keeps the unseen near zero."""
@@ -115,8 +122,8 @@ def dense_parts(config: Config, sizes: Sizes) -> nn.ModuleDict:
     for name in config.dense:
         if not getattr(sizes, name):
             raise ValueError(
-                f"the data holds no {name}: prepare it with this configuration (a feed "
-                "has no match), or leave the group out"
+                f"the data holds no {name}: prepare it with this configuration, or "
+                "leave the group out"
             )
     return nn.ModuleDict(
         {
@@ -247,7 +254,8 @@ class Lemur(nn.Module):
         if options.rank:
             self.see_numbers(batch)
             seen = fresh if config.history_gradient else None
-            logit = self.rank(mine, query, target, seen)  # (P, S)
+            kept = self.kept_ids(batch, options)[pages] if config.id_dropout else None
+            logit = self.rank(mine, query, target, seen, kept)  # (P, S)
             ctr = losses.ctr(logit, mine.label, mine.mask, batch.mask.sum())
         total = ctr + options.sqdc_weight * sqdc
         share = len(mine.user) / len(batch.user)
@@ -324,9 +332,13 @@ class Lemur(nn.Module):
     def encode_queries(self, batch: Batch, features: Features) -> tuple[Tensor, Tensor]:
         """Query representations (P, D) and whether there is one (P,).
 
-        In a feed: the bank's vector of the last watched document."""
+        In a feed, of the bank's vectors: that of the last watched document, or the
+        mean of the history."""
         if self.sizes.feed:
-            return self.bank.read(batch.history[:, 0])
+            if self.config.feed_query == "last":
+                return self.bank.read(batch.history[:, 0])
+            vectors, found = self.bank.read(batch.history)
+            return mean_of(vectors, found), found.any(dim=1)
         vectors = self.encode_texts(features, batch.queries)
         vectors = self.running_norms["query"](vectors)
         valid = torch.ones_like(batch.query_index, dtype=torch.bool)
@@ -348,14 +360,19 @@ class Lemur(nn.Module):
         """SQDC of the impressions that are valid (P, S), summed over those on `pages`
         against the targets of all.
         # our choice: per impression, so that lambda does not depend on the batch."""
-        config = self.config
+        config, label = self.config, batch.label
+        anchor = query[:, None].expand_as(target)
+        if self.sizes.feed and config.feed_contrast == "positives":
+            valid = batch.mask
+            anchor, found = losses.others(target, (label > 0.5) & valid)
+            label = found.to(label.dtype)
         if config.sqdc_head:
             target = self.head(target)
         place = torch.arange(valid.numel(), device=valid.device).view_as(valid)
         total = losses.sqdc(
-            query[:, None].expand_as(target).flatten(0, 1),
+            anchor.flatten(0, 1),
             target.flatten(0, 1),
-            batch.label.flatten(),
+            label.flatten(),
             qid=batch.qid[:, None].expand_as(valid).flatten(),
             temperature=config.temperature,
             session_mask=config.session_mask,
@@ -392,13 +409,16 @@ class Lemur(nn.Module):
         query: Tensor | None,
         target: Tensor | None,
         fresh: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> Tensor:
         """Logits (P, S). query: (P, D), target: (P, S, D); None for the id baseline.
-        fresh: (U, D) of `batch.unique_items`, where histories carry its gradient."""
+        fresh: (U, D) of `batch.unique_items`, where histories carry its gradient.
+        kept: (P, S), False where the ranker does not see a target's id."""
         p, s = batch.item.shape
         groups = self.config.groups
         user = self.ids["user"](batch.user + 1)  # (P, E)
         item = self.ids["item"](batch.item + 1)  # (P, S, E)
+        item = item if kept is None else item * kept[..., None]
         words = self.ids["query"](batch.query + 1)
         out = {"user": user[:, None], "item": item, "query": words[:, None]}
         if "longer" in groups:
@@ -420,6 +440,13 @@ class Lemur(nn.Module):
         flat = {g: out[g].expand(p, s, -1).flatten(0, 1) for g in groups}  # (P * S, F)
         logit = self.ranker(flat).view(p, s)
         return sum(straight, logit)
+
+    def kept_ids(self, batch: Batch, options: StepOptions) -> Tensor:
+        """Of which targets (P, S) the id is shown to the ranker in this step. Those of
+        new documents say nothing; so it learns to rely on content as well.
+        # our choice, for feeds: as DropoutNet (Volkovs et al., 2017) does."""
+        chance = (options.order * 7919) % 1  # another draw than that of `order`
+        return (chance >= self.config.id_dropout)[batch.item_index]
 
     def watched(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """LONGER's tokens of the histories (P, L/K, D), and which there are."""

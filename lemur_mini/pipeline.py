@@ -220,8 +220,8 @@ def trees(prepared: Prepared, start: int, end: int | None) -> dict:
 
     began, pages = time.perf_counter(), prepared.pages.cut_at(start, end)
     lacking = tuple(name for name in DENSE if name not in pages.dense)
-    dense = pages.dense | dense_features(prepared.dataset, lacking)[0]
     images = prepared.features.images.cpu().numpy()
+    dense = pages.dense | dense_features(prepared.dataset, lacking, pages, images)[0]
     rows, chance = boosted_trees(
         prepared.dataset, pages, images, dense, start=start, end=end
     )

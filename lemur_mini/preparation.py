@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lemur_mini.config import DENSE, FEED_CHANGES, OURS, SCALES, Config
+from lemur_mini.config import DENSE, ENCODED, FEED_CHANGES, OURS, SCALES, Config
 from lemur_mini.data.features import (
     Features,
     make_features,
@@ -17,6 +17,7 @@ from lemur_mini.data.features import (
     order_fields,
 )
 from lemur_mini.data.fingerprint import Fingerprint, fingerprint
+from lemur_mini.data.likeness import Likeness, likeness
 from lemur_mini.data.loading import Dataset, load, only
 from lemur_mini.data.match import Match, match
 from lemur_mini.data.pages import Pages
@@ -35,7 +36,7 @@ class Prepared:
     pages: Pages
     sizes: Sizes
     fingerprint: Fingerprint
-    matcher: Match | None = None  # scores pairs that the log does not hold
+    matcher: Match | Likeness | None = None  # scores pairs that the log does not hold
 
     @property
     def checksum(self) -> str:
@@ -49,7 +50,14 @@ def prepare(
     """Load, validate and tensorise a data set, or the one that is loaded."""
     dataset = source if isinstance(source, Dataset) else load(source)
     tokenizer = make_tokenizer(dataset, config)
-    dense, matcher = dense_features(dataset, config.groups)
+    features, names = (
+        make_features(dataset, config, tokenizer),
+        order_fields(dataset, config),
+    )
+    pages = Pages(dataset.log, config.page_size, seen=config.history_seen)
+    pages.dense, matcher = dense_features(
+        dataset, config.groups, pages, features.images.numpy()
+    )
     sizes = Sizes(
         users=len(dataset.users),
         documents=len(dataset.items),
@@ -57,35 +65,33 @@ def prepare(
         vocabulary=len(tokenizer),
         fields=len(dataset.texts),
         feed=dataset.is_feed,
-        **{name: numbers.shape[1] for name, numbers in dense.items()},
-    )
-    features, names = (
-        make_features(dataset, config, tokenizer),
-        order_fields(dataset, config),
+        **{name: numbers.shape[1] for name, numbers in pages.dense.items()},
     )
     return Prepared(
         dataset=dataset,
         tokenizer=tokenizer,
         features=features.to(device),
-        pages=Pages(
-            dataset.log, config.page_size, seen=config.history_seen, dense=dense
-        ),
+        pages=pages,
         sizes=sizes,
-        fingerprint=fingerprint(dataset, features, tokenizer, names).reading(dense),
+        fingerprint=fingerprint(dataset, features, tokenizer, names).reading(
+            pages.dense
+        ),
         matcher=matcher,
     )
 
 
 def dense_features(
-    dataset: Dataset, groups: tuple[str, ...]
-) -> tuple[dict[str, np.ndarray], Match | None]:
+    dataset: Dataset, groups: tuple[str, ...], pages: Pages, images: np.ndarray
+) -> tuple[dict[str, np.ndarray], Match | Likeness | None]:
     """Those of `statistics` and `match` that are asked for, (I, F) of all impressions,
-    and the scorer of `match`. A feed has no queries, and no `match`."""
+    and the scorer of `match`: of words and query, or, in a feed, of the pages'
+    histories. images: (N, 3, H, W) uint8."""
     dense, matcher = {}, None
     if "statistics" in groups:
         dense["statistics"] = statistics(dataset)
-    if "match" in groups and not dataset.is_feed:
-        matcher, dense["match"] = match(dataset)
+    if "match" in groups:
+        parts = (dataset, pages, images) if dataset.is_feed else (dataset,)
+        matcher, dense["match"] = (likeness if dataset.is_feed else match)(*parts)
     return dense, matcher
 
 
@@ -110,20 +116,30 @@ def with_documents(
         prepared,
         dataset=dataset,
         features=prepared.features.extended(features),
-        matcher=prepared.matcher and prepared.matcher.extended(new.texts),
+        matcher=_extended(prepared.matcher, new, features.images.cpu().numpy()),
         sizes=replace(prepared.sizes, documents=len(dataset.items)),
     )
 
 
+def _extended(matcher: Match | Likeness | None, new: Dataset, images: np.ndarray):
+    if isinstance(matcher, Likeness):
+        return matcher.extended(new.texts, images)
+    return matcher and matcher.extended(new.texts)
+
+
 def config_for(config: Config, dataset: Dataset) -> Config:
     """The configuration for this kind of data: a feed has settings of its own, where
-    the reader has left the scale's, and no `match`, for it has no queries."""
+    the reader has left the scale's. A small log samples nothing: a document is to be
+    encoded ENCODED times in the pass, at random times, however often it is shown."""
     if not dataset.is_feed:
         return config
     usual = SCALES.get(config.scale, config)
-    changes = {k: v for k, v in FEED_CHANGES.items() if at_usual(config, usual, k)}
-    groups = tuple(name for name in config.groups if name != "match")
-    return config.replace(groups=groups, **changes)
+    shown = len(dataset.log.item) / max(len(dataset.items), 1)
+    share = round(min(1.0, ENCODED / shown), 2)
+    changes = FEED_CHANGES | {"forward_share": share, "backward_share": share}
+    return config.replace(
+        **{k: v for k, v in changes.items() if at_usual(config, usual, k)}
+    )
 
 
 def variant(config: Config, changes: dict) -> Config:

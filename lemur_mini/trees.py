@@ -5,17 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
-from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
 
+from lemur_mini.data.likeness import Pictures, Texts, joined
 from lemur_mini.data.loading import Dataset
-from lemur_mini.data.match import known, split
+from lemur_mini.data.match import known
 from lemur_mini.data.pages import Pages
-
-TEXT_WIDTH, IMAGE_WIDTH = 64, 16  # of compressed texts and pictures
-PIXELS = 8  # pictures are compressed from so many, squared
-LEAST = 2  # documents that a word of the compressed texts stands in
 
 
 def boosted_trees(
@@ -50,61 +45,17 @@ def content_features(
     """Cosines (I,) of compressed texts (query and document, history and document) and
     of compressed pictures (history and document), by name. 0 where one is missing."""
     log, there = dataset.log, known(dataset)
-    documents, queries = compressed_texts(dataset, there)
+    texts = Texts(dataset.texts, there)
+    documents = texts(joined(dataset.texts, len(dataset.items)))
     past, owner = history(pages, len(dataset.items))  # (pages, N), (I,)
     out = {}
     if not dataset.is_feed:
+        queries = texts(dataset.queries)
         out["query text"] = cosine(queries[log.query], documents[log.item])
     out["history text"] = cosine((past @ documents)[owner], documents[log.item])
-    shown = images.any(axis=(1, 2, 3))
-    if (shown & there).sum() > IMAGE_WIDTH:
-        for name, vectors in compressed_images(images, shown, there).items():
-            out[f"history {name}"] = cosine((past @ vectors)[owner], vectors[log.item])
+    for name, vectors in Pictures(images, there)(images).items():
+        out[f"history {name}"] = cosine((past @ vectors)[owner], vectors[log.item])
     return out
-
-
-def compressed_texts(
-    dataset: Dataset, there: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """TF-IDF of documents and queries through one SVD, (N, D) and (Q, D); both learnt
-    of the documents that are `there` (N,) before the validation period."""
-    texts = [
-        " ".join(t or "" for t in row)
-        for row in zip(*dataset.texts.values(), strict=True)
-    ]
-    empty = np.zeros((len(dataset.items), 1)), np.zeros((len(dataset.queries), 1))
-    vectoriser = TfidfVectorizer(analyzer=split, min_df=LEAST, sublinear_tf=True)
-    seen = [text for text, here in zip(texts, there, strict=True) if here]
-    try:
-        weights = vectoriser.fit_transform(seen)
-    except ValueError:  # no words at all
-        return empty
-    width = min(TEXT_WIDTH, min(weights.shape) - 1)
-    if width < 1:
-        return empty
-    svd = TruncatedSVD(width, random_state=0).fit(weights)
-    return tuple(
-        svd.transform(vectoriser.transform(part)) for part in (texts, dataset.queries)
-    )
-
-
-def compressed_images(
-    images: np.ndarray, shown: np.ndarray, there: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Mean colours (N, 3) and principal components (N, D) of small pictures, centred by
-    the documents that are `there`; 0 where no picture is `shown` (N,)."""
-    n, channels, height, width = images.shape
-    size = PIXELS if height % PIXELS == 0 and width % PIXELS == 0 else 1
-    cells = (n, channels, size, height // size, size, width // size)
-    small = images.reshape(cells).mean(axis=(3, 5)).reshape(n, -1) / 255
-    colour, seen = images.mean(axis=(2, 3)) / 255, shown & there
-    components = min(IMAGE_WIDTH, small.shape[1], int(seen.sum()))
-    pca = PCA(components, random_state=0).fit(small[seen])
-    parts = {
-        "colour": colour - colour[seen].mean(axis=0),
-        "picture": pca.transform(small),
-    }
-    return {name: vectors * shown[:, None] for name, vectors in parts.items()}
 
 
 def history(

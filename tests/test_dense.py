@@ -13,6 +13,8 @@ from safetensors.numpy import load_file
 from lemur_mini import pipeline
 from lemur_mini.config import BASELINE_CHANGES, LEMUR, Config
 from lemur_mini.data.counts import Counts
+from lemur_mini.data.likeness import Likeness
+from lemur_mini.data.loading import without_queries
 from lemur_mini.data.pages import PAD
 from lemur_mini.data.schema import DataError
 from lemur_mini.dense import FARTHEST, Dense
@@ -193,8 +195,10 @@ def test_a_model_without_the_groups_serves_data_with_them(whole, folder, config)
         Ranker(with_them, paper)
 
 
-def test_a_feed_has_no_match(whole, config):
-    feed = dataclasses.replace(whole.dataset, queries=[""])
-    assert config_for(config, feed).dense == ("statistics",)
-    dense, matcher = dense_features(feed, config.groups)
-    assert list(dense) == ["statistics"] and matcher is None
+def test_in_a_feed_the_history_stands_in_the_querys_place(whole, config):
+    feed = without_queries(whole.dataset)
+    assert config_for(config, feed).dense == ("statistics", "match")
+    images = whole.features.images.numpy()
+    dense, matcher = dense_features(feed, config.groups, whole.pages, images)
+    assert isinstance(matcher, Likeness)
+    assert dense["match"].shape == (len(feed.log.item), len(matcher.names))

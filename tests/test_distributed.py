@@ -174,7 +174,9 @@ VARIANTS = {
     "history gradient": dict(history_gradient=True),
     "cic, experts": dict(cic_weight=0.1, experts=2, expert_l1=0.1),
     "positives": dict(sqdc_negatives="positives", stop_gradient=True),
-    "feed": {},
+    "feed": dict(
+        feed_query="pooled", feed_contrast="positives", id_dropout=0.3, sqdc_head=True
+    ),
 }
 FEW = ("full", "half", "baseline", "feed")
 INDEX = [range(7), range(7, 14), range(14, 16)]  # the last: fewer pages than four ranks

@@ -185,3 +185,17 @@ def test_cic_is_the_mean_of_both_directions(temperature):
     got = losses.cic(content, identity, temperature).item()
     assert got == pytest.approx(wanted, rel=1e-9)
     assert got == pytest.approx(losses.cic(identity, content, temperature).item())
+
+
+def test_the_other_positives_of_a_page_equal_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    d = torch.randn(4, 3, 5, generator=generator)
+    positive = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]]).bool()
+    rest, several = losses.others(d, positive)
+    for page in range(4):
+        for place in range(3):
+            mine = [p for p in range(3) if positive[page, p] and p != place]
+            assert several[page, place] == (positive[page, place] and bool(mine))
+            if several[page, place]:
+                wanted = sum(d[page, p] for p in mine)
+                torch.testing.assert_close(rest[page, place], wanted)

@@ -14,7 +14,7 @@ from lemur_mini import losses
 from lemur_mini.config import BASELINE, LEMUR, Config
 from lemur_mini.data.pages import Batch, make_batch
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder
-from lemur_mini.memory_bank import MemoryBank
+from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.model import Lemur, Losses, StepOptions, gather_rows
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import make_model
@@ -507,6 +507,69 @@ def test_in_a_feed_the_contrast_trains_the_document_encoder(prepared, config):
     publish(model, prepared)
     train_losses(model, batch_of(prepared, config), prepared, weight=1).total.backward()
     assert strength(model.document_encoder) > 0
+
+
+def test_in_a_feed_the_pooled_history_is_the_mean_of_what_is_known(prepared, config):
+    model = build(prepared, config, feed=True, feed_query="pooled")
+    publish(model, prepared)
+    batch = batch_of(prepared, config)
+    batch.history[1] = -1
+    model.bank.written[batch.history[2, 0]] = NEVER
+    vectors, there = model.encode_queries(batch, prepared.features)
+    for page, rows in enumerate(batch.history.tolist()):
+        known = [r for r in rows if r >= 0 and model.bank.written[r] != NEVER]
+        assert there[page] == bool(known)
+        wanted = torch.zeros(config.width)
+        for row in known:
+            wanted += model.bank.vectors[row] / len(known)
+        torch.testing.assert_close(vectors[page], wanted)
+
+
+def test_in_a_feed_positives_of_a_session_find_each_other(prepared, config):
+    """Each positive by the sum of its session's others, among all other sessions."""
+    options = dict(feed_contrast="positives", feed_query="pooled")
+    model = build(prepared, config, feed=True, **options)
+    publish(model, prepared)
+    batch, rows = batch_of(prepared, config), []
+    vector = model.bank.vectors
+    for page, (items, labels) in enumerate(zip(batch.item, batch.label, strict=True)):
+        places = [p for p in range(len(items)) if items[p] >= 0]
+        for place in places:
+            rest = [p for p in places if labels[p] == 1 and p != place]
+            alone = labels[place] == 0 or not rest
+            anchor = sum(vector[items[p]] for p in rest) if rest else vector[0]
+            label = labels[place] * (0 if alone else 1)
+            rows.append((anchor, vector[items[place]], label, batch.qid[page]))
+    assert sum(row[2] for row in rows) > 1
+    wanted = losses.sqdc(*map(torch.stack, zip(*rows)), config.temperature)  # noqa: B905
+    got = train_losses(model, batch, prepared, weight=0.1)
+    torch.testing.assert_close(got.sqdc, wanted / batch.mask.sum())
+    got.total.backward()
+    assert strength(model.document_encoder) > 0
+
+
+def test_ids_are_left_out_of_some_targets_while_training(prepared, config):
+    model = build(prepared, config, id_dropout=0.4)
+    batch = batch_of(prepared, config)
+    batch.history[:] = -1  # there ids stay
+    order = torch.rand(len(batch.unique_items), generator=torch.Generator())
+    kept = model.kept_ids(batch, StepOptions(step=0, order=order))
+    assert kept.shape == batch.item.shape
+    for page in range(len(batch.item)):
+        for place in range(batch.item.shape[1]):
+            chance = (order[batch.item_index[page, place]] * 7919) % 1
+            assert kept[page, place] == (chance >= 0.4)
+    publish(model, prepared)
+    query, _ = model.encode_queries(batch, prepared.features)
+    target, _ = model.bank.read(batch.item)
+    seen = model.rank(batch, query, target, None, kept)
+    with torch.no_grad():
+        model.ids["item"].weight[batch.item[~kept & batch.mask] + 1] = 0
+    assert torch.equal(seen, model.rank(batch, query, target, None, kept))
+    everything = torch.ones_like(kept)
+    assert torch.equal(serve(model, batch, prepared), model.rank(batch, query, target))
+    with_all = model.rank(batch, query, target, None, everything)
+    assert torch.equal(with_all, model.rank(batch, query, target))
 
 
 def test_cic_adds_its_share_of_the_loss(prepared, config):

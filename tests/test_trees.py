@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from lemur_mini import pipeline
+from lemur_mini.data.likeness import Pictures, Texts, joined
 from lemur_mini.data.match import known
 from lemur_mini.evaluation import auc
 from lemur_mini.preparation import dense_features
 from lemur_mini.trees import (
     boosted_trees,
-    compressed_images,
-    compressed_texts,
     content_features,
     cosine,
     history,
@@ -49,9 +48,12 @@ def test_content_features_equal_a_loop(prepared: pipeline.Prepared, images):
         *("query text", "history text", "history colour", "history picture"),
     ]
     there, log = known(dataset), dataset.log
-    documents, queries = compressed_texts(dataset, there)
-    shown = images.any(axis=(1, 2, 3))
-    colour = compressed_images(images, shown, there)["colour"]
+    texts = Texts(dataset.texts, there)
+    documents, queries = (
+        texts(joined(dataset.texts, len(dataset.items))),
+        texts(dataset.queries),
+    )
+    colour = Pictures(images, there)(images)["colour"]
     for page in range(3, len(pages), 41):
         watched = pages.history(np.array([page]), 64)[0]
         watched = watched[watched >= 0]
@@ -68,9 +70,10 @@ def test_content_features_equal_a_loop(prepared: pipeline.Prepared, images):
 
 
 def test_mean_colours_equal_a_loop(images):
-    shown, there = np.ones(len(images), bool), np.ones(len(images), bool)
-    shown[3] = False
-    found = compressed_images(images, shown, there)["colour"]
+    images = images.copy()
+    images[3] = 0  # none
+    shown = np.arange(len(images)) != 3
+    found = Pictures(images, np.ones(len(images), bool))(images)["colour"]
     wanted = np.array([image.mean(axis=(1, 2)) / 255 for image in images])
     wanted -= wanted[shown].mean(axis=0)
     wanted[3] = 0
@@ -78,7 +81,9 @@ def test_mean_colours_equal_a_loop(images):
 
 
 def fit(prepared: pipeline.Prepared, images: np.ndarray):
-    dense = dense_features(prepared.dataset, ("statistics", "match"))[0]
+    dense = dense_features(
+        prepared.dataset, ("statistics", "match"), prepared.pages, images
+    )[0]
     start = prepared.dataset.test_start
     pages = prepared.pages.cut_at(start)
     return boosted_trees(prepared.dataset, pages, images, dense, start=start)

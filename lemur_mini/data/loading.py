@@ -105,6 +105,12 @@ def load(source: str | Path) -> Dataset:
     )
 
 
+def without_queries(dataset: Dataset) -> Dataset:
+    """The same log as a feed: sessions whose queries nobody kept."""
+    log = replace(dataset.log, query=np.zeros_like(dataset.log.query))
+    return replace(dataset, name=f"{dataset.name}, a feed", queries=[""], log=log)
+
+
 def only(dataset: Dataset, documents: list[dict]) -> Dataset:
     """A data set whose catalogue is these new documents and whose log is the old one.
     Raises DataError where they do not fit the catalogue: type, field, item_id."""

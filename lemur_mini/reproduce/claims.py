@@ -110,6 +110,12 @@ CLAIMS = (
 )  # fmt: skip
 
 
+def apart(rows: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The paper's claims, and the questions that we add."""
+    papers = [row for row in rows if row["paper"] != "-"]
+    return papers, [row for row in rows if row["paper"] == "-"]
+
+
 def load(folder: Path) -> dict[tuple[str, int], dict]:
     """The results of a folder by variant and seed."""
     found = {}

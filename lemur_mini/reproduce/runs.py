@@ -2,6 +2,7 @@
 
 run    train and test what has no result yet; a killed run is started again
 table  figures/claims.json, figures/claims.png and the README's table, from results
+log    all that a reader of a log asks for (`logs.ROWS`), then its table, printed
 """
 
 from __future__ import annotations
@@ -22,17 +23,20 @@ import torch
 from tqdm import tqdm
 
 from lemur_mini import files, pipeline, plots
-from lemur_mini.config import SCALES, Config
+from lemur_mini.config import DENSE, SCALES, Config
 from lemur_mini.cost.accounting import step_flops
+from lemur_mini.data.loading import load, without_queries
 from lemur_mini.devices import choose_device
 from lemur_mini.errors import Mendable
 from lemur_mini.evaluation import query_auc
 from lemur_mini.files import RESULTS, ROOT, require_folder, write_json
-from lemur_mini.preparation import with_ours
-from lemur_mini.reproduce import claims, curves, stored, tables
+from lemur_mini.preparation import with_dense, with_ours
+from lemur_mini.reproduce import claims, curves, logs, stored, tables
 from lemur_mini.reproduce.claims import CLAIMS
-from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of
+from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of, groups_of
 from lemur_mini.simulate.ab_test import online
+
+OPPONENTS = {"trees": pipeline.trees, "means": pipeline.smoothed_baseline}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,22 +47,28 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("action", choices=["run", "table"])
+    add("action", choices=["run", "table", "log"])
     add("--data", default=str(ROOT / "data"))
     add("--name", default="platform", help="folder of results for this data set")
     numbers = [claim.number for claim in CLAIMS]
     add("--claims", nargs="+", choices=numbers, help="by number; all by default")
-    add("--variants", nargs="+", choices=VARIANTS, help="instead of claims")
+    every = [*VARIANTS, *OPPONENTS]
+    add("--variants", nargs="+", choices=every, help="instead of claims")
+    add("--feed", action="store_true", help="drop the queries of the log")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--scale", default="classroom", choices=["classroom", "gpu"])
     add("--device", default="auto")
     add("--results", type=Path, default=RESULTS, help="where results are kept")
     add("--jobs", type=int, default=1, help="runs at a time, one thread each")
     options = parser.parse_args(arguments)
-    if options.action == "run":
-        run(options)
-    else:
-        write_claims(options)
+    if options.action == "table":
+        return write_claims(options)
+    if options.action == "log" and not options.variants:
+        options.variants = list(logs.ROWS)
+    run(options)
+    if options.action == "log":
+        folder = result_folder(options)
+        print(logs.text_table(claims.load(folder)))
 
 
 def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
@@ -68,7 +78,9 @@ def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
     else:
         chosen = [c for c in CLAIMS if not options.claims or c.number in options.claims]
         names = [name for c in chosen for name in (c.against, c.variant, *c.others)]
-    return [(name, seed) for name in dict.fromkeys(names) for seed in options.seeds]
+    seeds = {name: options.seeds[:1] for name in OPPONENTS}  # nothing is drawn there
+    names = dict.fromkeys(names)
+    return [(name, seed) for name in names for seed in seeds.get(name, options.seeds)]
 
 
 def write_claims(options: argparse.Namespace) -> None:
@@ -86,12 +98,17 @@ def write_claims(options: argparse.Namespace) -> None:
     tables.main()
 
 
+def result_folder(options: argparse.Namespace) -> Path:
+    """Where the results of a data set at a scale lie."""
+    return options.results / f"{options.name}-{options.scale}"
+
+
 def result_path(folder: Path, variant: str, seed: int) -> Path:
     """Where the result of one run lies in the folder of its data set and scale."""
     return folder / f"{variant}-seed{seed}.json"
 
 
-def is_done(path: Path, config: Config, checksum: str) -> bool:
+def is_done(path: Path, config: Config | None, checksum: str) -> bool:
     """Whether there is a result of just this configuration on just this data."""
     if not path.is_file():
         return False
@@ -100,6 +117,8 @@ def is_done(path: Path, config: Config, checksum: str) -> bool:
         config_then, data = facts["config"], facts["data"]
     except (ValueError, KeyError, TypeError):
         return False  # half written, by other means than ours
+    if config is None:
+        return config_then is None and data == checksum
     now, usual = (json.loads(json.dumps(asdict(c))) for c in (config, Config()))
     then = usual | config_then  # settings that came later had their usual value
     return now == then and data == checksum
@@ -108,15 +127,16 @@ def is_done(path: Path, config: Config, checksum: str) -> bool:
 def run(options: argparse.Namespace) -> None:
     """Do all runs that have no result yet, `jobs` at a time."""
     spawn = multiprocessing.get_context("spawn")
-    folder = options.results / f"{options.name}-{options.scale}"
+    folder, tasks = result_folder(options), wanted(options)
+    numbers = any(set(DENSE) & set(groups_of(name)) for name, _ in tasks)
     require_folder(folder)
     choose_device(options.device)
-    with ProcessPoolExecutor(
-        options.jobs, spawn, _open, (options.data, options.scale, options.device)
-    ) as pool:
+    config = with_ours(SCALES[options.scale])
+    config = with_dense(config) if numbers else config
+    about = options.data, options.feed, config, options.device
+    with ProcessPoolExecutor(options.jobs, spawn, _open, about) as pool:
         tasks = {
-            pool.submit(_one, folder, options.scale, *task): task
-            for task in wanted(options)
+            pool.submit(_one, folder, options.scale, *task): task for task in tasks
         }
         try:
             for task in tqdm(as_completed(tasks), "runs", len(tasks), unit="run"):
@@ -146,14 +166,14 @@ def _died(folder: Path, tasks: Iterable[tuple[str, int]]) -> WorkerError:
 _opened: pipeline.Prepared | Exception | None = None  # of a worker process
 
 
-def _open(data: str, scale: str, device: str) -> None:
+def _open(data: str, feed: bool, config: Config, device: str) -> None:
     global _opened
     threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(1)
     try:  # a pool whose workers cannot begin does not say why
-        _opened = pipeline.prepare(
-            data, with_ours(SCALES[scale]), choose_device(device)
-        )
+        dataset = load(data)
+        dataset = without_queries(dataset) if feed else dataset
+        _opened = pipeline.prepare(dataset, config, choose_device(device))
     except Exception as error:
         _opened = error
 
@@ -168,12 +188,27 @@ def _one(folder: Path, scale: str, variant: str, seed: int) -> str:
     if isinstance(_opened, Exception):
         raise _opened
     prepared, path = _opened, result_path(folder, variant, seed)
-    config = config_of(variant, scale, prepared.dataset)
+    trained = variant not in OPPONENTS
+    config = config_of(variant, scale, prepared.dataset) if trained else None
     if is_done(path, config, prepared.checksum):
         return ""
-    result = measure(prepared, config, variant, seed)
+    if config is None:
+        result = opponent(prepared, variant, seed)
+    else:
+        result = measure(prepared, config, variant, seed)
     write_json(path, result, indent=None)
     return f"{result['test']['qauc']:.4f} {variant}, seed {seed}"
+
+
+def opponent(prepared: pipeline.Prepared, name: str, seed: int) -> dict:
+    """The measures of what has no network: fitted before the test days, tested once."""
+    start = prepared.dataset.test_start
+    result = OPPONENTS[name](prepared, start, None)
+    about = {"variant": name, "seed": seed, "data": prepared.checksum, "config": None}
+    seconds = result.pop("train_seconds", None)
+    command = f"python -m lemur_mini.reproduce run --variants {name}"
+    about |= {"test": result, "seconds": seconds}
+    return about | files.provenance(command, prepared.features.tokens.device)
 
 
 def measure(

@@ -116,7 +116,7 @@ def spread_of_shares(values: list[float]) -> str:
 
 def glance() -> str:
     """The claims in three sentences: the paper's own rows alone are counted."""
-    rows = [row for row in claim_rows() if row["paper"] != "-"]
+    rows, _ = claims.apart(claim_rows())
     by = {v: [r for r in rows if r["verdict"] == v] for v in claims.COLOURS}
     good, equal, bad = by.values()
     names = ["; ".join(row["text"] for row in part) for part in (equal, bad)]

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from lemur_mini import pipeline
-from lemur_mini.config import BASELINE, BASELINE_CHANGES, LEMUR, OURS, SCALES, Config
+from lemur_mini.config import (
+    BASELINE,
+    BASELINE_CHANGES,
+    DENSE,
+    LEMUR,
+    OURS,
+    SCALES,
+    Config,
+)
 from lemur_mini.data.loading import Dataset
 
 IDS = ("user", "item", "query")
@@ -30,6 +38,9 @@ VARIANTS: dict[str, dict] = {
     "content": {"groups": (*BASELINE, "content")},
     "lemur": {},
     "ours": OURS,  # what commands train on the platform
+    # ... and on other logs: statistics and match beside the paper's groups
+    "ids_numbers": {"groups": (*BASELINE, *DENSE)},
+    "lemur_numbers": {"groups": (*LEMUR, *DENSE)},
     "lemur_dlrm": {"ranker": "dlrm"},
     "two_stage": {"two_stage": 1},
     "stop_gradient": {"stop_gradient": True},
@@ -51,6 +62,11 @@ VARIANTS: dict[str, dict] = {
     **{f"write_every_{k}": {"write_every": k} for k in (2, 5, 10)},
 }
 ONLINE = ("rankmixer_longer", "lemur")  # these also serve the simulated users
+
+
+def groups_of(variant: str) -> tuple[str, ...]:
+    """The feature groups of a variant; none of what is no network."""
+    return VARIANTS.get(variant, {"groups": ()}).get("groups", LEMUR)
 
 
 def config_of(variant: str, scale: str, dataset: Dataset) -> Config:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
 
 from lemur_mini.data.counts import Counts
+from lemur_mini.data.likeness import LENGTH, Likeness
+from lemur_mini.data.pages import PAD
 from lemur_mini.data.statistics import NEVER, Past, whole
 from lemur_mini.preparation import Prepared
 
@@ -35,18 +38,27 @@ class LiveNumbers:
             self.counts.update(user, item, time, label)
 
     def of(
-        self, users: np.ndarray, texts: list[str], item: np.ndarray, before: int | None
+        self,
+        users: np.ndarray,
+        texts: list[str],
+        item: np.ndarray,
+        before: int | None,
+        history: Callable[[int], np.ndarray],
     ) -> dict[str, np.ndarray]:
         """Of pages (P, S) of these users (P,) and query texts, (P, S, F) each, 0 where
-        no document stands; before a time (unix seconds), or now if None."""
+        no document stands; before a time (unix seconds), or now if None. history(L):
+        (P, L) of what the users watched, newest first."""
         there, out = item >= 0, {}
         page = np.broadcast_to(np.arange(len(item))[:, None], item.shape)[there]
         if "statistics" in self.groups:
             found = self._statistics(users[page], item[there], before)
             out["statistics"] = _placed(found, there)
-        if "match" in self.groups:
-            found = self.prepared.matcher(texts, page, item[there])
-            out["match"] = _placed(found, there)
+        matcher = self.prepared.matcher if "match" in self.groups else None
+        if isinstance(matcher, Likeness):
+            found = matcher(history(LENGTH), np.where(there, item, PAD))
+            out["match"] = _placed(found[there], there)
+        elif matcher:
+            out["match"] = _placed(matcher(texts, page, item[there]), there)
         return out
 
     def _statistics(

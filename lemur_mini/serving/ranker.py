@@ -88,11 +88,14 @@ class Ranker:
             high = low + np.searchsorted(time[low:high], before)
         return rows[low:high]
 
-    def history(self, user, before: int | None = None) -> np.ndarray:
+    def history(
+        self, user, before: int | None = None, length: int | None = None
+    ) -> np.ndarray:
         """Rows (L,) of what the user watched before a time (unix seconds; the end of
-        the log if None), newest first, PAD where there is no more."""
+        the log if None), newest first, PAD where there is no more; as many as the
+        model reads if no length is given."""
         log, rows = self.prepared.dataset.log, self._before(user, before)
-        length = self.model.config.history_long
+        length = length or self.model.config.history_long
         return _newest(log.item[rows[log.label[rows] == 1]], length, PAD)
 
     def _seen(self, users: list, before: int | None) -> dict[str, np.ndarray]:
@@ -122,11 +125,16 @@ class Ranker:
             item[row, : len(shown)] = shown
         user = np.array([self.users.get(user, PAD) for user, _, _ in requests])
         query = np.array([self.queries.get(text, PAD) for _, text, _ in requests])
-        history = np.stack([self.history(user, before) for user, _, _ in requests])
+
+        def histories(length: int | None = None) -> np.ndarray:
+            users = [user for user, _, _ in requests]
+            return np.stack([self.history(user, before, length) for user in users])
+
         label = np.zeros(item.shape, np.float32)
         more = self._seen([user for user, _, _ in requests], before)
-        more |= self.numbers.of(user, [text for _, text, _ in requests], item, before)
-        return make_batch(user, query, query, item, label, history, **more)
+        texts = [text for _, text, _ in requests]
+        more |= self.numbers.of(user, texts, item, before, histories)
+        return make_batch(user, query, query, item, label, histories(), **more)
 
     def _check_query(self, text: str) -> None:
         if not isinstance(text, str):

@@ -1,0 +1,165 @@
+"""Likeness: how like what a user watched a document is, before anything is learnt.
+
+In a feed, which has no queries, this is the group `match`: the history stands in a
+query's place. Words are compressed by TF-IDF and SVD, pictures by their mean colour and
+by PCA, all learnt of the documents that were known before the validation period."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from lemur_mini.data.loading import Dataset
+from lemur_mini.data.match import known, split
+from lemur_mini.data.pages import PAD, Pages
+
+TEXT_WIDTH, IMAGE_WIDTH = 64, 16  # of compressed texts and pictures
+PIXELS = 8  # pictures are compressed from so many, squared
+LEAST = 2  # documents that a word of the compressed texts stands in
+LENGTH = 64  # of the history that is compared, newest first
+UNIT = 2**16  # of fixed-point vectors: sums of integers know no order
+CHUNK = 256  # pages at a time, to bound memory
+
+
+class Texts:
+    """TF-IDF of whole documents through one SVD. scikit-learn comes when needed."""
+
+    def __init__(self, texts: dict[str, list[str | None]], known: np.ndarray):
+        """texts: field -> N texts; known: (N,) bool, which it is learnt of."""
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        every = joined(texts, len(known))
+        seen = [text for text, there in zip(every, known, strict=True) if there]
+        self.words = TfidfVectorizer(analyzer=split, min_df=LEAST, sublinear_tf=True)
+        self.svd = None
+        try:
+            weights = self.words.fit_transform(seen)
+        except ValueError:  # no words at all
+            return
+        width = min(TEXT_WIDTH, min(weights.shape) - 1)
+        if width > 0:
+            with np.errstate(invalid="ignore"):  # shares of no variance at all
+                self.svd = TruncatedSVD(width, random_state=0).fit(weights)
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """(N, D) of these texts; 0 where nothing was learnt."""
+        if self.svd is None or not texts:
+            return np.zeros((len(texts), 1))
+        return self.svd.transform(self.words.transform(texts))
+
+
+class Pictures:
+    """Mean colours and principal components of small pictures."""
+
+    def __init__(self, images: np.ndarray, known: np.ndarray):
+        """images: (N, 3, H, W) uint8, 0 where there is none; known: (N,) bool."""
+        from sklearn.decomposition import PCA
+
+        seen = images[known & images.any(axis=(1, 2, 3))]
+        self.pca = None
+        if len(seen) > IMAGE_WIDTH:
+            self.colour = seen.mean(axis=(2, 3)).mean(axis=0) / 255
+            small = shrunk(seen)
+            width = min(IMAGE_WIDTH, small.shape[1])
+            with np.errstate(invalid="ignore"):
+                self.pca = PCA(width, random_state=0).fit(small)
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """(N, D) each, by name, 0 where there is no picture; none of too few."""
+        if self.pca is None:
+            return {}
+        colour = images.mean(axis=(2, 3)) / 255 - self.colour
+        found = {"colour": colour, "picture": self.pca.transform(shrunk(images))}
+        shown = images.any(axis=(1, 2, 3))[:, None]
+        return {name: vectors * shown for name, vectors in found.items()}
+
+
+def joined(texts: dict[str, list[str | None]], documents: int) -> list[str]:
+    """All fields of every document as one text; N, also where there are no fields."""
+    if not texts:
+        return [""] * documents
+    rows = zip(*texts.values(), strict=True)
+    return [" ".join(text or "" for text in row) for row in rows]
+
+
+def shrunk(images: np.ndarray) -> np.ndarray:
+    """(N, 3 * PIXELS**2) in [0, 1]; mean colours where H or W is no multiple."""
+    n, channels, height, width = images.shape
+    size = PIXELS if height % PIXELS == 0 and width % PIXELS == 0 else 1
+    cells = (n, channels, size, height // size, size, width // size)
+    return images.reshape(cells).mean(axis=(3, 5)).reshape(n, -1) / 255
+
+
+def fixed(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length one in whole 1 / UNIT, as float64, whose sums are then exact."""
+    size = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.rint(vectors / np.where(size > 0, size, 1) * UNIT)
+
+
+class Likeness:
+    """Cosines of documents with a history: with its mean, and with what is nearest."""
+
+    def __init__(
+        self,
+        texts: dict[str, list[str | None]],
+        images: np.ndarray,
+        known: np.ndarray,
+    ):
+        self.texts, self.pictures = Texts(texts, known), Pictures(images, known)
+        self.vectors = self._of(texts, images)
+
+    def _of(self, texts: dict, images: np.ndarray) -> dict[str, np.ndarray]:
+        words = self.texts(joined(texts, len(images)))
+        parts = {"text": words} | self.pictures(images)
+        return {name: fixed(vectors) for name, vectors in parts.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(f"{n} {how}" for n in self.vectors for how in ("mean", "nearest"))
+
+    def extended(self, texts: dict, images: np.ndarray) -> Likeness:
+        """A copy with more documents at the end of the catalogue."""
+        more, new = copy.copy(self), self._of(texts, images)
+        pairs = {name: (self.vectors[name], new[name]) for name in self.vectors}
+        more.vectors = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return more
+
+    def __call__(self, history: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """(P, S, F) float32 of histories (P, L) and documents (P, S), rows of the
+        catalogue or PAD."""
+        columns = []
+        for vectors in self.vectors.values():
+            rows = np.concatenate([vectors, np.zeros_like(vectors[:1])])  # PAD is last
+            past, target = rows[history], rows[item]  # (P, L, D), (P, S, D)
+            mean = past.sum(axis=1, keepdims=True)
+            columns.append(_cosines(target, mean)[..., 0])
+            near = _cosines(target, past)
+            columns.append(np.where(past.any(axis=2)[:, None], near, -1).max(axis=2))
+            columns[-1] = np.where(past.any(axis=(1, 2))[:, None], columns[-1], 0)
+        return np.stack(columns, axis=-1).astype(np.float32)
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(P, S, L) of whole numbers a (P, S, D), b (P, L, D); 0 where one is zero."""
+    size = (
+        np.sqrt((a * a).sum(axis=2))[:, :, None] * np.sqrt((b * b).sum(axis=2))[:, None]
+    )
+    return (a @ b.transpose(0, 2, 1)) / np.where(size > 0, size, 1)
+
+
+def likeness(
+    dataset: Dataset, pages: Pages, images: np.ndarray
+) -> tuple[Likeness, np.ndarray]:
+    """The scorer of a catalogue, and its numbers (I, F) for all impressions."""
+    scorer = Likeness(dataset.texts, images, known(dataset))
+    out = np.zeros((len(dataset.log.item), len(scorer.names)), np.float32)
+    for low in range(0, len(pages), CHUNK):
+        index = np.arange(low, min(low + CHUNK, len(pages)))
+        rows = pages.rows[index]
+        item = np.where(rows >= 0, dataset.log.item[rows], PAD)
+        found = scorer(pages.history(index, LENGTH), item)
+        out[rows[rows >= 0]] = found[rows >= 0]
+    return scorer, out

@@ -1,0 +1,128 @@
+"""Real logs: what a practitioner could pick, beside LEMUR, on one log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lemur_mini.evaluation import mean_and_interval
+from lemur_mini.files import RESULTS
+from lemur_mini.reproduce import claims
+
+Runs = dict[tuple[str, int], dict]
+MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold"}
+ROWS = {  # what is compared, in the order of the table
+    "means": "smoothed means",
+    "trees": "boosted trees on all features",
+    "rankmixer_longer": "ids",
+    "ids_numbers": "ids, statistics, match",
+    "lemur": "LEMUR",
+    "lemur_numbers": "LEMUR, statistics, match",
+}
+LADDER = {  # variant: what stands in for it, on words that people wrote
+    "content": "without histories of representations",
+    "no_sqdc": "without SQDC",
+    "two_stage": "two-stage",
+    "stop_gradient": "stop-gradient",
+    "no_similarity": "without the cosine module",
+}
+BEST, RIVALS = "lemur_numbers", ("trees", "ids_numbers", "lemur")
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log of which results are stored, and what a reader has to know of it."""
+
+    name: str
+    title: str
+    what: str
+
+
+LOGS = (
+    Log("rails_log", "Rails", "search: commits of a web framework and the files that "
+        "they changed; real people and words; negatives are drawn"),
+    Log("crawl_log", "Crawl", "search: commits of an open-source game, with pictures; "
+        "real people, words, pictures; negatives are drawn"),
+    Log("films", "Films", "feed: MovieLens-1M ratings, posters and plots; a film below "
+        "four stars is the negative"),
+    Log("platform-feed", "Platform without queries", "feed: the shipped log, its "
+        "queries dropped; the truth is known"),
+)  # fmt: skip
+
+
+def stored(name: str, scale: str = "classroom") -> Runs:
+    """The stored runs of a log, none where there are none."""
+    return claims.load(RESULTS / f"{name}-{scale}")
+
+
+def of(runs: Runs, variant: str) -> dict[int, dict]:
+    """The test measures of a variant by seed."""
+    return {seed: run["test"] for (name, seed), run in runs.items() if name == variant}
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """Mean, and the half width of its interval where there are several seeds."""
+    mean, half = mean_and_interval(values)
+    more = "" if half is None else f" ± {half:.{digits}f}"
+    return f"{mean:.{digits}f}{more}"
+
+
+def rows(runs: Runs, names: dict[str, str]) -> list[list[str]]:
+    """Title, measures and seconds of every variant that was run."""
+    out = []
+    for variant, title in names.items():
+        if tests := of(runs, variant):
+            cells = [spread([t[m] for t in tests.values()]) for m in MEASURES]
+            out.append([title, *cells, str(len(tests))])
+    return out
+
+
+def differences(runs: Runs, against: str, best: str = BEST) -> dict[str, tuple]:
+    """Mean difference, and the half width of its interval, of the best and a rival by
+    measure: of the same seed, or of the rival's only one where nothing is drawn."""
+    mine, theirs = of(runs, best), of(runs, against)
+    if not mine or not theirs:
+        return {}
+    (first, *more) = theirs.values()
+    pairs = [
+        (test, theirs[seed] if more else first)
+        for seed, test in mine.items()
+        if seed in theirs or not more
+    ]
+    return {m: mean_and_interval([a[m] - b[m] for a, b in pairs]) for m in MEASURES}
+
+
+def text_table(runs: Runs) -> str:
+    """All rows as text."""
+    head = f"{'':32}" + "".join(f"{name:>16}" for name in MEASURES.values())
+    lines = [head + f"{'seeds':>7}"]
+    for title, *cells, seeds in rows(runs, ROWS | LADDER):
+        lines.append(f"{title:32}" + "".join(f"{c:>16}" for c in cells) + f"{seeds:>7}")
+    return "\n".join(lines)
+
+
+def tables() -> str:
+    """Every stored log: what it is, the table, and by how much the best leads."""
+    parts = []
+    for log in LOGS:
+        if not (runs := stored(log.name)):
+            continue
+        lines = [f"**{log.title}** ({log.what}).", ""]
+        lines.append("| | " + " | ".join([*MEASURES.values(), "seeds"]) + " |")
+        lines.append("|---" * (len(MEASURES) + 2) + "|")
+        found = rows(runs, ROWS | LADDER)
+        lines += ["| " + " | ".join(cells) + " |" for cells in found]
+        parts.append("\n".join([*lines, "", leads(runs)]))
+    return "\n\n".join(parts)
+
+
+def leads(runs: Runs) -> str:
+    """By how much LEMUR with all groups leads its rivals, with intervals."""
+    said = []
+    for rival in RIVALS:
+        found = differences(runs, rival)
+        cells = [
+            f"{MEASURES[m]} {mean:+.3f}" + ("" if half is None else f" ± {half:.3f}")
+            for m, (mean, half) in found.items()
+        ]
+        said += [f"{ROWS[rival]}: {', '.join(cells)}"] if cells else []
+    return f"{ROWS[BEST]} against " + "; ".join(said) + "." if said else ""
