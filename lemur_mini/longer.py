@@ -65,13 +65,21 @@ class Longer(nn.Module):
             group = group.unflatten(0, valid.shape[:2]) * valid[..., None]
         return self.merged(group.flatten(2)), valid.any(dim=-1)
 
-    def looked_up(self, table: Tensor, rows: Tensor) -> Tensor:
-        """The same tokens where nothing is merged, of rows (P, L) of a table of ids
-        (N, E), cheaper where histories are longer than the table: an id is projected
-        once, wherever it stands. Padding gets some token, which nobody may look at."""
-        table = F.linear(table, self.merged.weight, self.merged.bias)  # (N, D)
-        place = self.position[: rows.shape[1]] @ self.merged.weight.T  # (L, D)
-        return F.embedding(rows, table) + place
+    def looked_up(self, table: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
+        """The same tokens without InnerTrans, of rows (P, L) of a table of ids (N, E),
+        cheaper where histories are longer than the table: an id is projected once for
+        every place in a group, wherever it stands."""
+        k, (documents, width) = self.merge, table.shape
+        weight = self.merged.weight.unflatten(1, (k, width)).transpose(0, 1)
+        each = table @ weight.mT  # (K, N, D)
+        position = self.position[: rows.shape[1]].unflatten(0, (-1, k))
+        place = torch.einsum("lke,kde->lkd", position, weight).flatten(0, 1)  # (L, D)
+        slot = torch.arange(rows.shape[1], device=rows.device) % k * documents
+        found = F.embedding(rows + slot, each.flatten(0, 1)) + place
+        if k == 1:  # padding gets some token, which nobody may look at
+            return found + self.merged.bias
+        found = (found * mask[..., None]).unflatten(1, (-1, k)).sum(dim=2)
+        return found + self.merged.bias
 
     def forward(
         self, target: Tensor, user: Tensor, history: Tensor, mask: Tensor

@@ -452,9 +452,9 @@ class Lemur(nn.Module):
         """LONGER's tokens of the histories (P, L/K, D), and which there are."""
         longer, table = self.longer, self.ids["item"].weight
         rows, mask = batch.history + 1, batch.history >= 0
-        simple = longer.merge == 1 and longer.inner is None
-        if simple and rows.numel() > len(table):
-            return longer.looked_up(table, rows), mask
+        if longer.inner is None and rows.numel() > longer.merge * len(table):
+            groups = mask.unflatten(1, (-1, longer.merge)).any(dim=-1)
+            return longer.looked_up(table, rows, mask), groups
         return longer.tokens(self.ids["item"](rows), mask)
 
     def history(self, batch: Batch, fresh: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -154,18 +154,22 @@ def test_one_block_is_attention_and_feed_forward_with_residuals():
     torch.testing.assert_close(block(query, sequence, valid), wanted)
 
 
-def test_ids_projected_once_give_the_same_with_the_same_gradients():
+@pytest.mark.parametrize("merge", [1, 2, 4])
+def test_ids_projected_once_give_the_same_with_the_same_gradients(merge):
     """`looked_up` against `tokens`, for what targets read."""
     torch.manual_seed(0)
-    config = Config(history_long=12, history_short=2, longer_recent=3)
+    config = Config(
+        history_long=12, history_short=2, longer_recent=3, longer_merge=merge
+    )
     longer = Longer(8, 16, 2, config).double()
     table = torch.randn(7, 8, dtype=torch.double, requires_grad=True)
     target, user = torch.randn(2, 3, 8).double(), torch.randn(2, 8).double()
     rows = torch.randint(7, (2, 12))
     mask = torch.arange(12) < torch.tensor([[12], [5]])
     found = []
-    for tokens in (longer.tokens(table[rows], mask)[0], longer.looked_up(table, rows)):
-        out = longer.read(target, user, tokens, mask)
+    plain, groups = longer.tokens(table[rows], mask)
+    for tokens in (plain, longer.looked_up(table, rows, mask)):
+        out = longer.read(target, user, tokens, groups)
         grads = torch.autograd.grad(out.square().sum(), [table, *longer.parameters()])
         found.append([out, *grads])
     for one, other in zip(*found, strict=True):

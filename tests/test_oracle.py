@@ -142,3 +142,44 @@ def test_it_does_not_look_ahead():
         for x in (log, other)
     ]
     assert np.array_equal(*both)
+
+
+def test_shares_of_the_cases_equal_a_loop():
+    log, queries, platform, _ = world(TINY)
+    documents, until = platform.documents, int(np.quantile(log.timestamp, 0.6))
+    category, topic = oracle.read(queries)
+
+    def case(i: int) -> int:
+        query, item = log.query[i], log.item[i]
+        if documents.category[item] != category[query]:
+            return 0
+        if topic[query] == oracle.BROAD:
+            return 2
+        return 3 if documents.topic[item] == topic[query] else 1
+
+    before = np.flatnonzero(log.timestamp < until)
+    everybody = np.bincount([case(i) for i in before], minlength=4) / len(before)
+    found = oracle.shares(log, queries, documents, until)
+    for i in range(0, len(log.label), 17):
+        mine = [
+            case(j)
+            for j in before
+            if log.user[j] == log.user[i]
+            and documents.category[log.item[j]] == documents.category[log.item[i]]
+        ]
+        wanted = np.bincount(mine, minlength=4) + oracle.PRIOR * everybody
+        np.testing.assert_allclose(found[i], wanted / wanted.sum())
+
+
+def test_as_a_feed_the_pages_own_query_is_not_read():
+    log, queries, platform, _ = world(TINY)
+    until = int(np.quantile(log.timestamp, 0.6))
+    other = np.where(log.timestamp < until, log.query, 0)
+    changed = Log(log.user, log.qid, other, log.item, log.timestamp, log.label)
+    both = [
+        oracle.learnable_as_feed(x, queries, platform.documents, TINY, until, range)
+        for x in (log, changed)
+    ]
+    assert np.array_equal(*both)
+    told = oracle.learnable(log, queries, platform.documents, TINY, until, range)
+    assert not np.allclose(both[0], told)

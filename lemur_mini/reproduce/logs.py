@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from lemur_mini.evaluation import mean_and_interval
 from lemur_mini.files import RESULTS
 from lemur_mini.reproduce import claims
@@ -38,14 +40,14 @@ class Log:
 
 
 LOGS = (
-    Log("rails_log", "Rails", "search: commits of a web framework and the files that "
-        "they changed; real people and words; negatives are drawn"),
-    Log("crawl_log", "Crawl", "search: commits of an open-source game, with pictures; "
-        "real people, words, pictures; negatives are drawn"),
-    Log("films", "Films", "feed: MovieLens-1M ratings, posters and plots; a film below "
-        "four stars is the negative"),
-    Log("platform-feed", "Platform without queries", "feed: the shipped log, its "
-        "queries dropped; the truth is known"),
+    Log("rails_log", "Rails", "search: commits of a web framework ask, the files that "
+        "they changed answer; people, words and time are real, negatives are drawn"),
+    Log("crawl_log", "Crawl", "search: commits of an open-source game, some files are "
+        "pictures; people, words and time are real, negatives are drawn"),
+    Log("ml1m_posters", "Films", "feed: MovieLens-1M ratings, posters and plots; four "
+        "stars or more is a positive; nothing is drawn, but films were chosen to rate"),
+    Log("platform-feed", "Platform as a feed", "the shipped log, its queries dropped; "
+        "nothing is drawn, and the truth is known"),
 )  # fmt: skip
 
 
@@ -113,6 +115,33 @@ def tables() -> str:
         lines += ["| " + " | ".join(cells) + " |" for cells in found]
         parts.append("\n".join([*lines, "", leads(runs)]))
     return "\n\n".join(parts)
+
+
+def short() -> str:
+    """Every stored log on one line: AUC / QAUC of what could be picked."""
+    logs = {log: runs for log in LOGS if (runs := stored(log.name))}
+    lines = ["| AUC / QAUC | " + " | ".join(ROWS.values()) + " |"]
+    lines.append("|---" * (len(ROWS) + 1) + "|")
+    for log, runs in logs.items():
+        lines.append(f"| {log.title} | " + " | ".join(_cells(runs)) + " |")
+    said = [f"{log.title}: {log.what}" for log in logs]
+    return "\n".join([*lines, "", "; ".join(said) + "."])
+
+
+def _cells(runs: Runs) -> list[str]:
+    """AUC / QAUC of every row, mean over seeds; the highest in bold."""
+    found = {name: list(of(runs, name).values()) for name in ROWS}
+    means = {
+        name: [np.mean([t[m] for t in tests]) for m in ("auc", "qauc")]
+        for name, tests in found.items()
+        if tests
+    }
+    best = max(means, key=lambda name: means[name][0])
+    cells = [
+        " / ".join(f"{v:.3f}" for v in means[n]) if n in means else "" for n in ROWS
+    ]
+    pairs = zip(ROWS, cells, strict=True)
+    return [f"**{cell}**" if name == best else cell for name, cell in pairs]
 
 
 def leads(runs: Runs) -> str:

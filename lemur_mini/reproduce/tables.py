@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lemur_mini import plots
 from lemur_mini.evaluation import gap_closed, mean_and_interval
 from lemur_mini.files import DATA, RESULTS, ROOT
-from lemur_mini.reproduce import claims
+from lemur_mini.reproduce import claims, logs
 from lemur_mini.reproduce.stored import alone, claim_rows, reports, stored_runs
 from lemur_mini.simulate import learnable
 
@@ -27,12 +27,14 @@ PAGES = {  # page: {marker: text}
     "README.md": {
         "results": lambda: short_results(),
         "glance": lambda: glance(),
+        "logs": lambda: logs.short(),
         "robust": lambda: robust(),
         "course": lambda: course(),
         "modules": lambda: modules(),
     },
     "figures/README.md": {
         "results": lambda: results(),
+        "logs": lambda: logs.tables(),
         "claims": lambda: claim_table(),
         "claims-films": lambda: claim_table("films"),
         "cost": lambda: cost_table(),

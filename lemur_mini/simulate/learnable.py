@@ -17,22 +17,31 @@ from lemur_mini.data.schema import DataError
 from lemur_mini.evaluation import auc, qauc
 from lemur_mini.files import DATA, RESULTS
 from lemur_mini.world.config import WorldConfig
-from lemur_mini.world.oracle import learnable
+from lemur_mini.world.oracle import learnable, learnable_as_feed
 from lemur_mini.world.platform import Platform
 
 RESULT = RESULTS / "learnable.json"
 
 
-def stored(data: str, start: int, path: Path = RESULT) -> dict | None:
+def stored(
+    data: str, start: int, path: Path = RESULT, feed: bool = False
+) -> dict | None:
     """AUC and QAUC of the best learner on the period that begins at `start`, for the
-    data set with this checksum; None where they were not computed."""
+    data set with this checksum, without its queries in a feed; None where they were
+    not computed."""
     rows = json.loads(path.read_text("utf-8")) if path.is_file() else []
-    found = [row for row in rows if (row["data"], row["start"]) == (data, start)]
+    wanted = data, start, feed
+    found = [r for r in rows if (r["data"], r["start"], r.get("feed", False)) == wanted]
     return {name: found[0][name] for name in ("auc", "qauc")} if found else None
 
 
 def compute(
-    dataset: Dataset, config: WorldConfig, seed: int, start: int, end: int | None
+    dataset: Dataset,
+    config: WorldConfig,
+    seed: int,
+    start: int,
+    end: int | None,
+    feed: bool = False,
 ) -> dict:
     """The same, computed from a log of the platform of this configuration and seed:
     learnt from what is before `start`, measured on [start, end). Raises DataError where
@@ -44,7 +53,8 @@ def compute(
             "only of a platform of ours is it known what can be learnt"
         )
     log, documents = dataset.log, platform.documents
-    chance = learnable(log, dataset.queries, documents, config, start)
+    learn = learnable_as_feed if feed else learnable
+    chance = learn(log, dataset.queries, documents, config, start)
     rows = log.timestamp >= start
     rows &= log.timestamp < (end or log.timestamp.max() + 1)
     label, chance = log.label[rows], chance[rows]
@@ -56,6 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--seed", type=int, default=0, help="of the platform")
+    parser.add_argument("--feed", action="store_true", help="without the queries")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # sums in one order: the same numbers everywhere
@@ -68,11 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
         (dataset.valid_start, dataset.test_start),
         (dataset.test_start, None),
     ):
-        found = compute(dataset, WorldConfig(), options.seed, start, end)
+        about["feed"] = options.feed
+        found = compute(dataset, WorldConfig(), options.seed, start, end, options.feed)
         rows.append(found | {"start": start, "end": end} | about)
         print(f"from {start}: AUC {found['auc']:.4f}, QAUC {found['qauc']:.4f}")
     old = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else []
-    rows = [row for row in old if row["data"] != about["data"]] + rows
+    mine = about["data"], options.feed
+    rows = [r for r in old if (r["data"], r.get("feed", False)) != mine] + rows
     files.write_json(options.out, rows)
 
 

@@ -11,7 +11,7 @@ nothing: not that users ask more often for topics they like."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +27,8 @@ from lemur_mini.world.vocabulary import PALETTES, TONES, themes
 
 ROUNDS, EVALUATIONS = 20, 6  # of L-BFGS; it has converged well before
 VALUES = len(PALETTES), len(TONES)
+CASES = 4  # of a document for a query: outside its category, near, broad, on topic
+PRIOR = 10  # impressions of everybody's that a user's own are added to
 
 
 class Log(Protocol):
@@ -67,13 +69,72 @@ def learnable(
     """Watch probabilities (I,) of all impressions, learnt from those before `until`
     (unix seconds). log: of the platform without drift, items by row of `documents`."""
     seen = see(log, queries, documents, config)
+    hidden, odds = infer(log, seen, config, len(documents.topic), until, progress)
+    with torch.no_grad():
+        return hidden.predict(seen, odds).numpy()
+
+
+def learnable_as_feed(
+    log: Log,
+    queries: list[str],
+    documents: Documents,
+    config: WorldConfig,
+    until: int,
+    progress=trange,
+) -> np.ndarray:
+    """The same for a feed, (I,): the query of a page is not known when it is ranked. A
+    document may be on its topic, near it, in its broad category or none of these; each
+    case weighs as often as it was seen with this user and category before `until`. A
+    bound: the queries of the days before are told, which no feed does."""
+    seen = see(log, queries, documents, config)
+    hidden, odds = infer(log, seen, config, len(documents.topic), until, progress)
+    again = torch.tensor(config.refinding * watched_before(log))
+    share = shares(log, queries, documents, until)  # (I, CASES)
+    total = torch.zeros(len(log.label), dtype=torch.float64)
+    strength = (0.0, config.near, config.broad, 1.0)
+    with torch.no_grad():
+        for case, relevance in enumerate(strength):
+            known = config.bias + config.relevance * relevance + again
+            inside = torch.full_like(known, config.affinity * (case > 0))
+            there = replace(seen, known=known, inside=inside)
+            total += torch.tensor(share[:, case]) * hidden.predict(there, odds)
+    return total.numpy()
+
+
+def shares(
+    log: Log, queries: list[str], documents: Documents, until: int
+) -> np.ndarray:
+    """(I, CASES) how often each case was seen before `until` with the impression's user
+    and its document's category, beside PRIOR impressions of everybody's."""
+    category, topic = (part[log.query] for part in read(queries))
+    mine = documents.category[log.item]
+    case = np.where(documents.topic[log.item] == topic, 3, 1)
+    case = np.where(topic == BROAD, 2, case) * (mine == category)
+    key = log.user * (documents.category.max() + 1) + mine
+    before = log.timestamp < until
+    counts = np.zeros((key.max() + 1, CASES))
+    np.add.at(counts, (key[before], case[before]), 1)
+    counts += PRIOR * counts.sum(axis=0) / counts.sum()
+    return (counts / counts.sum(axis=1, keepdims=True))[key]
+
+
+def infer(
+    log: Log,
+    seen: Seen,
+    config: WorldConfig,
+    documents: int,
+    until: int,
+    progress=trange,
+) -> tuple[Hidden, Tensor]:
+    """What is most probable of all that is hidden, and the odds of favourites, by the
+    log before `until`."""
     before = torch.from_numpy(log.timestamp < until)
     label = torch.tensor(log.label, dtype=torch.float64)
     known, taken = seen[before], label[before]
-    hidden = Hidden(int(log.user.max()) + 1, len(documents.topic), config)
+    hidden = Hidden(int(log.user.max()) + 1, documents, config)
     hidden.fit(known, taken, progress)
     with torch.no_grad():
-        return hidden.predict(seen, hidden.posterior(known, taken)).numpy()
+        return hidden, hidden.posterior(known, taken)
 
 
 def see(
