@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,15 +140,21 @@ class Ranker(State, Artefact):
 
     # --- the catalogue ----------------------------------------------------------------
 
-    def add_documents(self, documents: list[dict]) -> np.ndarray:
+    def add_documents(
+        self, documents: list[dict], record: Callable[[list[dict]], None] | None = None
+    ) -> np.ndarray:
         """Make new documents rankable at once: each is encoded once and written to the
-        bank, in time proportional to what is new. Returns their catalogue rows.
+        bank, in time proportional to what is new. Returns their catalogue rows. record:
+        is called with them when they are found good and nobody has seen them yet.
 
         A document is a dictionary with item_id, any of the data set's text fields, and
         an image (encoded bytes, or a path), if there is one. Their id embedding is the
         unknown's: no click has said anything of them. Raises DataError."""
         with self._writing:
-            rows = self.publish(self.encode(documents))
+            encoded = self.encode(documents)
+            if record is not None:
+                record(documents)
+            rows = self.publish(encoded)
             if self._prepared is not None:
                 self._added += documents
         return rows

@@ -41,6 +41,7 @@ class Shelf:
 
     def __init__(self, model: Lemur):
         self.model = model
+        self.model.generation = 0  # of vectors: the same one, the same rows so far
         self._tables: dict[str, Table] = {}
 
     @torch.no_grad()
@@ -66,7 +67,7 @@ class Shelf:
             copied[rows] = value
             tables[name] = Table(copied)
         self._tables = tables
-        self._show()
+        self._show(self.model.generation + 1)
 
     def _open(self) -> dict[str, Table]:
         tables = {"item": Table(self.model.ids["item"].weight.detach())}
@@ -75,9 +76,11 @@ class Shelf:
             tables |= {"vectors": Table(bank.vectors), "written": Table(bank.written)}
         return tables
 
-    def _show(self) -> None:
+    def _show(self, generation: int | None = None) -> None:
         rows = {name: table.rows for name, table in self._tables.items()}
-        self.model = over(self.model, **rows)
+        model = over(self.model, **rows)
+        model.generation = self.model.generation if generation is None else generation
+        self.model = model
 
 
 def over(
