@@ -318,5 +318,5 @@ def test_an_archive_that_could_run_code_is_refused(tmp_path, name):
     with pytest.raises(CheckpointError, match="may run code when it is loaded"):
         export.load_tower(tmp_path / "bad.pt2")
     (tmp_path / "bad.pt2").write_bytes(base64.b64encode(b"nothing"))
-    with pytest.raises(CheckpointError, match="no exported tower"):
+    with pytest.raises(CheckpointError, match="no exported program"):
         export.load_tower(tmp_path / "bad.pt2")

@@ -49,7 +49,7 @@ class Artefact(
     of huggingface_hub. What was added and watched while it served is saved, too; what
     a Redis store holds stays there."""
 
-    _hub_mixin_config: dict = {}  # noqa: RUF012  ours is written here, not derived
+    _hub_mixin_config: dict = {}  # the mixin would derive one of the arguments
     figures: dict  # measures, for the card
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -75,8 +75,9 @@ def _export_counts(ranker: Ranker, folder: Path) -> None:
     write_text_atomically(folder / COUNTED, as_json(ids))
 
 
-def load_tower(path: Path) -> nn.Module:
-    """The exported query tower. Raises CheckpointError for a file that is none.
+def load_program(path: Path) -> nn.Module:
+    """An exported program: the query tower, or the whole ranker (`program`). Raises
+    CheckpointError for a file that is none.
 
     A .pt2 file is a zip archive of JSON and raw tensors, but `torch.export.load` also
     unpickles: example inputs always, weights and constants where the archive says so;
@@ -87,13 +88,16 @@ def load_tower(path: Path) -> nn.Module:
         with zipfile.ZipFile(path) as archive:
             bad = [n for n in archive.namelist() if _runs_code(n, archive.read(n))]
     except (zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path}: no exported tower ({error})") from error
+        raise CheckpointError(f"{path}: no exported program ({error})") from error
     if bad:
         problem = f"{path}: {bad[0]} may run code when it is loaded"
         raise CheckpointError(
             f"{problem}; export it again with lemur_mini.serving.export"
         )
     return torch.export.load(path).module()
+
+
+load_tower = load_program
 
 
 def _runs_code(name: str, content: bytes) -> bool:

@@ -14,7 +14,7 @@ from lemur_mini.memory_bank import NEVER
 from lemur_mini.model import Lemur
 
 EXACT = 100_000  # documents up to which every vector is compared
-LINKS, BUILD, LOOK = 32, 200, 256  # of HNSW: M, efConstruction, efSearch
+LINKS, BUILD, LOOK = 32, 100, 256  # of HNSW: M, efConstruction, efSearch
 TAIL = 4096  # new documents that are compared one by one before an index takes them
 
 
