@@ -188,7 +188,17 @@ def load_model(
     data set it was trained on or, given the fingerprint of another, with the rows of
     that (see `remap.for_data`). Raises CheckpointError where the two do not belong
     together."""
-    facts, tensors = read(path)
+    return build(path, *read(path), device, data)
+
+
+def build(
+    path: Path,
+    facts: dict,
+    tensors: dict[str, torch.Tensor],
+    device: torch.device | str = "cpu",
+    data: Fingerprint | None = None,
+) -> Lemur:
+    """`load_model` of what was read of the checkpoint at `path`."""
     try:
         config, sizes = config_of(facts), Sizes(**facts["sizes"])
         if data is not None:

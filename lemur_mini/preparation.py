@@ -116,15 +116,10 @@ def with_documents(
         prepared,
         dataset=dataset,
         features=prepared.features.extended(features),
-        matcher=_extended(prepared.matcher, new, features.images.cpu().numpy()),
+        matcher=prepared.matcher
+        and prepared.matcher.extended(new.texts, features.images.cpu().numpy()),
         sizes=replace(prepared.sizes, documents=len(dataset.items)),
     )
-
-
-def _extended(matcher: Match | Likeness | None, new: Dataset, images: np.ndarray):
-    if isinstance(matcher, Likeness):
-        return matcher.extended(new.texts, images)
-    return matcher and matcher.extended(new.texts)
 
 
 def config_for(config: Config, dataset: Dataset) -> Config:

@@ -28,8 +28,8 @@ class CrossAttention(nn.Module):
         q, looks = self._split(self.query(query)), mask | ~anywhere
         asks, (length, width) = query.shape[1], memory.shape[1:]
         # where the memory is short, its projections cost less than they would save
-        few = self.heads * asks < width + asks and length > 2 * width
-        few = few and self.absorbs
+        few = self.absorbs  # asked first: an export knows no lengths
+        few = few and self.heads * asks < width + asks and length > 2 * width
         mixed = (self.absorbed if few else self.projected)(q, memory, looks)
         return self.out(mixed.transpose(1, 2).flatten(2)) * anywhere
 

@@ -45,7 +45,7 @@ def content_features(
     """Cosines (I,) of compressed texts (query and document, history and document) and
     of compressed pictures (history and document), by name. 0 where one is missing."""
     log, there = dataset.log, known(dataset)
-    texts = Texts(dataset.texts, there)
+    texts = Texts.fit(dataset.texts, there)
     documents = texts(joined(dataset.texts, len(dataset.items)))
     past, owner = history(pages, len(dataset.items))  # (pages, N), (I,)
     out = {}
@@ -53,7 +53,7 @@ def content_features(
         queries = texts(dataset.queries)
         out["query text"] = cosine(queries[log.query], documents[log.item])
     out["history text"] = cosine((past @ documents)[owner], documents[log.item])
-    for name, vectors in Pictures(images, there)(images).items():
+    for name, vectors in Pictures.fit(images, there)(images).items():
         out[f"history {name}"] = cosine((past @ vectors)[owner], vectors[log.item])
     return out
 

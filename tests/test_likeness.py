@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lemur_mini import pipeline
-from lemur_mini.data.likeness import LENGTH, UNIT, Likeness, likeness
+from lemur_mini.data.likeness import LENGTH, UNIT, Likeness, Texts, joined, likeness
 from lemur_mini.data.loading import without_queries
-from lemur_mini.data.match import known
+from lemur_mini.data.match import known, split
 from lemur_mini.data.pages import PAD
 from lemur_mini.preparation import config_for, with_dense, with_documents
 from lemur_mini.serving.ranker import Ranker
@@ -100,6 +100,47 @@ def first(feed: pipeline.Prepared) -> dict:
 
 def test_no_words_and_no_pictures():
     """Nothing to compare is 0, not an error."""
-    scorer = Likeness({}, np.zeros((4, 3, 8, 8), np.uint8), np.ones(4, bool))
+    scorer = Likeness.fit({}, np.zeros((4, 3, 8, 8), np.uint8), np.ones(4, bool))
     found = scorer(np.array([[0, PAD]]), np.array([[1, 2]]))
     assert found.shape == (1, 2, 2) and not found.any()
+
+
+def test_texts_are_compressed_as_scikit_learn_does_it(feed: pipeline.Prepared):
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    there = known(feed.dataset)
+    texts = joined(feed.dataset.texts, len(there))
+    seen = [text for text, k in zip(texts, there, strict=True) if k]
+    count = TfidfVectorizer(analyzer=split, min_df=2, sublinear_tf=True)
+    svd = TruncatedSVD(64, random_state=0).fit(count.fit_transform(seen))
+    wanted = svd.transform(count.transform(texts))
+    found = Texts.fit(feed.dataset.texts, there)(texts)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_file_holds_all_of_it(feed: pipeline.Prepared):
+    scorer = feed.matcher
+    again = Likeness.of_arrays(scorer.vocabulary, [], scorer.arrays())
+    assert again.names == scorer.names
+    texts = {name: ["blue cake", None] for name in feed.dataset.texts}
+    images = feed.features.images[:2].numpy()
+    both = [x.extended(texts, images) for x in (scorer, again)]
+    last = len(feed.dataset.items)
+    history, item = np.array([[0, 5, PAD]]), np.array([[1, last, last + 1]])
+    one, other = (x(history, item) for x in both)
+    np.testing.assert_array_equal(one, other)
+    assert one[0, 1].any()
+
+
+def test_a_feeds_artefact_ranks_as_the_ranker_does(feed, config, tmp_path):
+    config = config_for(with_dense(config), feed.dataset)
+    model = make_model(config, feed.sizes, 0, torch.device("cpu"))
+    model.publish(feed.features)
+    ranker = Ranker(model, feed)
+    ranker.save_pretrained(tmp_path / "artefact")
+    again = Ranker.from_pretrained(tmp_path / "artefact")
+    for user in feed.dataset.users[:5].tolist():
+        one, other = (r.rank(user, "", np.arange(9)) for r in (ranker, again))
+        np.testing.assert_array_equal(one.items, other.items)
+        np.testing.assert_allclose(one.chance, other.chance, atol=1e-6)

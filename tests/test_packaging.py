@@ -36,8 +36,9 @@ def readme_block(marker: str) -> str:
 
 def declared() -> list[str]:
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    extras = project["optional-dependencies"]
-    return project["dependencies"] + extras["dev"] + extras["peers"]
+    extras = project["optional-dependencies"].values()
+    every = [text for some in (project["dependencies"], *extras) for text in some]
+    return [text for text in every if not text.startswith("lemur-mini[")]
 
 
 @pytest.mark.parametrize("text", declared())
@@ -46,6 +47,16 @@ def test_dependency_is_pinned_within_its_bounds(text):
     name = canonicalize_name(requirement.name)
     assert name in pins(), f"constraints.txt does not pin {name}"
     assert requirement.specifier.contains(pins()[name])
+
+
+def test_the_core_is_slim_and_dev_brings_what_tests_need():
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    names = {canonicalize_name(Requirement(t).name) for t in project["dependencies"]}
+    assert not names & {"jupyterlab", "ipywidgets", "fastapi", "uvicorn", "onnxruntime"}
+    extras = project["optional-dependencies"]
+    (own,) = [text for text in extras["dev"] if text.startswith("lemur-mini[")]
+    others = set(extras) - {"dev", "peers"}
+    assert Requirement(own).extras == others
 
 
 def test_constraints_hold_only_exact_versions():

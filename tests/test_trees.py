@@ -48,12 +48,12 @@ def test_content_features_equal_a_loop(prepared: pipeline.Prepared, images):
         *("query text", "history text", "history colour", "history picture"),
     ]
     there, log = known(dataset), dataset.log
-    texts = Texts(dataset.texts, there)
+    texts = Texts.fit(dataset.texts, there)
     documents, queries = (
         texts(joined(dataset.texts, len(dataset.items))),
         texts(dataset.queries),
     )
-    colour = Pictures(images, there)(images)["colour"]
+    colour = Pictures.fit(images, there)(images)["colour"]
     for page in range(3, len(pages), 41):
         watched = pages.history(np.array([page]), 64)[0]
         watched = watched[watched >= 0]
@@ -73,7 +73,7 @@ def test_mean_colours_equal_a_loop(images):
     images = images.copy()
     images[3] = 0  # none
     shown = np.arange(len(images)) != 3
-    found = Pictures(images, np.ones(len(images), bool))(images)["colour"]
+    found = Pictures.fit(images, np.ones(len(images), bool))(images)["colour"]
     wanted = np.array([image.mean(axis=(1, 2)) / 255 for image in images])
     wanted -= wanted[shown].mean(axis=0)
     wanted[3] = 0

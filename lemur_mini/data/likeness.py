@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+from scipy import sparse
 
 from lemur_mini.data.loading import Dataset
 from lemur_mini.data.match import known, split
@@ -23,57 +24,83 @@ CHUNK = 256  # pages at a time, to bound memory
 
 
 class Texts:
-    """TF-IDF of whole documents through one SVD. scikit-learn comes when needed."""
+    """TF-IDF of whole documents through one SVD: words, their weights (V,), and the
+    directions (D, V) that they are seen along; no word where nothing was learnt."""
 
-    def __init__(self, texts: dict[str, list[str | None]], known: np.ndarray):
-        """texts: field -> N texts; known: (N,) bool, which it is learnt of."""
+    def __init__(self, words: list[str], weight: np.ndarray, along: np.ndarray):
+        self.columns = {word: place for place, word in enumerate(words)}
+        self.weight, self.along = weight, along
+
+    @classmethod
+    def fit(cls, texts: dict[str, list[str | None]], known: np.ndarray) -> Texts:
+        """texts: field -> N texts; known: (N,) bool, which it is learnt of. It is
+        scikit-learn that learns, loaded when it is needed."""
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        every = joined(texts, len(known))
+        every, nothing = (
+            joined(texts, len(known)),
+            cls([], np.zeros(0), np.zeros((1, 0))),
+        )
         seen = [text for text, there in zip(every, known, strict=True) if there]
-        self.words = TfidfVectorizer(analyzer=split, min_df=LEAST, sublinear_tf=True)
-        self.svd = None
+        count = TfidfVectorizer(analyzer=split, min_df=LEAST, sublinear_tf=True)
         try:
-            weights = self.words.fit_transform(seen)
+            rows = count.fit_transform(seen)
         except ValueError:  # no words at all
-            return
-        width = min(TEXT_WIDTH, min(weights.shape) - 1)
-        if width > 0:
-            with np.errstate(invalid="ignore"):  # shares of no variance at all
-                self.svd = TruncatedSVD(width, random_state=0).fit(weights)
+            return nothing
+        width = min(TEXT_WIDTH, min(rows.shape) - 1)
+        if width < 1:
+            return nothing
+        with np.errstate(invalid="ignore"):  # shares of no variance at all
+            svd = TruncatedSVD(width, random_state=0).fit(rows)
+        words = count.get_feature_names_out().tolist()
+        return cls(words, count.idf_, svd.components_.astype(np.float32))
 
     def __call__(self, texts: list[str]) -> np.ndarray:
-        """(N, D) of these texts; 0 where nothing was learnt."""
-        if self.svd is None or not texts:
-            return np.zeros((len(texts), 1))
-        return self.svd.transform(self.words.transform(texts))
+        """(N, D) of these texts, as scikit-learn transforms them; 0 without words."""
+        places, ends = [], [0]
+        for text in texts:
+            found = (self.columns.get(word) for word in split(text))
+            places += [place for place in found if place is not None]
+            ends.append(len(places))
+        shape = len(texts), len(self.columns)
+        rows = sparse.csr_array((np.ones(len(places)), places, ends), shape=shape)
+        rows.sum_duplicates()
+        rows.data = (1 + np.log(rows.data)) * self.weight[rows.indices]
+        size = np.sqrt((rows * rows).sum(axis=1))
+        return rows @ self.along.T / np.where(size > 0, size, 1)[:, None]
 
 
 class Pictures:
-    """Mean colours and principal components of small pictures."""
+    """Mean colours and principal components of small pictures, which are seen along
+    directions (D, pixels) from a middle; no direction where there are too few."""
 
-    def __init__(self, images: np.ndarray, known: np.ndarray):
-        """images: (N, 3, H, W) uint8, 0 where there is none; known: (N,) bool."""
+    def __init__(self, colour: np.ndarray, middle: np.ndarray, along: np.ndarray):
+        self.colour, self.middle, self.along = colour, middle, along
+
+    @classmethod
+    def fit(cls, images: np.ndarray, known: np.ndarray) -> Pictures:
+        """images: (N, 3, H, W) uint8, 0 where there is none; known: (N,) bool, which
+        it is learnt of."""
         from sklearn.decomposition import PCA
 
         seen = images[known & images.any(axis=(1, 2, 3))]
-        self.pca = None
-        if len(seen) > IMAGE_WIDTH:
-            self.colour = seen.mean(axis=(2, 3)).mean(axis=0) / 255
-            small = shrunk(seen)
-            width = min(IMAGE_WIDTH, small.shape[1])
-            with np.errstate(invalid="ignore"):
-                self.pca = PCA(width, random_state=0).fit(small)
+        small = shrunk(images[:1])
+        if len(seen) <= IMAGE_WIDTH:
+            return cls(np.zeros(3), np.zeros(small.shape[1]), small[:0])
+        colour, small = seen.mean(axis=(2, 3)).mean(axis=0) / 255, shrunk(seen)
+        with np.errstate(invalid="ignore"):
+            pca = PCA(min(IMAGE_WIDTH, small.shape[1]), random_state=0).fit(small)
+        return cls(colour, pca.mean_, pca.components_)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """(N, D) each, by name, 0 where there is no picture; none of too few."""
-        if self.pca is None:
+        if not len(self.along):
             return {}
         colour = images.mean(axis=(2, 3)) / 255 - self.colour
-        found = {"colour": colour, "picture": self.pca.transform(shrunk(images))}
+        picture = (shrunk(images) - self.middle) @ self.along.T
         shown = images.any(axis=(1, 2, 3))[:, None]
-        return {name: vectors * shown for name, vectors in found.items()}
+        return {"colour": colour * shown, "picture": picture * shown}
 
 
 def joined(texts: dict[str, list[str | None]], documents: int) -> list[str]:
@@ -101,14 +128,23 @@ def fixed(vectors: np.ndarray) -> np.ndarray:
 class Likeness:
     """Cosines of documents with a history: with its mean, and with what is nearest."""
 
-    def __init__(
-        self,
+    def __init__(self, texts: Texts, pictures: Pictures, vectors: dict):
+        """vectors: name -> (N, D), `fixed`."""
+        self.texts, self.pictures, self.vectors = texts, pictures, vectors
+
+    @classmethod
+    def fit(
+        cls,
         texts: dict[str, list[str | None]],
         images: np.ndarray,
         known: np.ndarray,
-    ):
-        self.texts, self.pictures = Texts(texts, known), Pictures(images, known)
-        self.vectors = self._of(texts, images)
+    ) -> Likeness:
+        """Of a catalogue: field -> N texts, (N, 3, H, W) uint8; known: (N,) bool, the
+        documents that it is learnt of."""
+        parts = Texts.fit(texts, known), Pictures.fit(images, known)
+        scorer = cls(*parts, {})
+        scorer.vectors = scorer._of(texts, images)
+        return scorer
 
     def _of(self, texts: dict, images: np.ndarray) -> dict[str, np.ndarray]:
         words = self.texts(joined(texts, len(images)))
@@ -126,6 +162,33 @@ class Likeness:
         pairs = {name: (self.vectors[name], new[name]) for name in self.vectors}
         more.vectors = {name: np.concatenate(pair) for name, pair in pairs.items()}
         return more
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Words, in the order that `arrays` has."""
+        return list(self.texts.columns)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it but the words, for a file."""
+        texts, pictures = self.texts, self.pictures
+        out = {"weight": texts.weight, "along": texts.along}
+        out |= {f"picture/{name}": part for name, part in vars(pictures).items()}
+        return out | {f"vectors/{name}": v for name, v in self.vectors.items()}
+
+    @classmethod
+    def of_arrays(
+        cls, words: list[str], names: list[str], arrays: dict[str, np.ndarray]
+    ) -> Likeness:
+        """What `arrays` gave. names: of the catalogue's fields, as `Match` needs."""
+
+        def under(folder: str) -> dict[str, np.ndarray]:
+            some = {k: v for k, v in arrays.items() if k.startswith(folder)}
+            return {k.removeprefix(folder): v for k, v in some.items()}
+
+        texts = Texts(words, arrays["weight"], arrays["along"])
+        pictures, vectors = Pictures(**under("picture/")), under("vectors/")
+        order = [n for n in ("text", "colour", "picture") if n in vectors]
+        return cls(texts, pictures, {name: vectors[name] for name in order})
 
     def __call__(self, history: np.ndarray, item: np.ndarray) -> np.ndarray:
         """(P, S, F) float32 of histories (P, L) and documents (P, S), rows of the
@@ -154,7 +217,7 @@ def likeness(
     dataset: Dataset, pages: Pages, images: np.ndarray
 ) -> tuple[Likeness, np.ndarray]:
     """The scorer of a catalogue, and its numbers (I, F) for all impressions."""
-    scorer = Likeness(dataset.texts, images, known(dataset))
+    scorer = Likeness.fit(dataset.texts, images, known(dataset))
     out = np.zeros((len(dataset.log.item), len(scorer.names)), np.float32)
     for low in range(0, len(pages), CHUNK):
         index = np.arange(low, min(low + CHUNK, len(pages)))

@@ -44,17 +44,29 @@ class Words:
     def __init__(self):
         self.columns: dict[str, int] = {}
 
-    def __call__(self, texts: Iterable[str | None]) -> sparse.csr_array:
-        """(N, words so far) counts, float64."""
-        columns, ends = [], [0]
+    def __call__(
+        self, texts: Iterable[str | None], width: int | None = None
+    ) -> sparse.csr_array:
+        """(N, words so far) counts, float64. With the width of a catalogue: words that
+        it does not hold get columns behind it, for this call alone, so that queries
+        leave nothing behind."""
+        columns, ends, passing = [], [0], dict[str, int]()
         for text in texts:
             for word in split(text or ""):
-                columns.append(self.columns.setdefault(word, len(self.columns)))
+                columns.append(self._column(word, width, passing))
             ends.append(len(columns))
-        shape = len(ends) - 1, len(self.columns)
+        most = len(self.columns) if width is None else width + len(passing)
+        shape = len(ends) - 1, most
         rows = sparse.csr_array((np.ones(len(columns)), columns, ends), shape=shape)
         rows.sum_duplicates()
         return rows
+
+    def _column(self, word: str, width: int | None, passing: dict[str, int]) -> int:
+        if width is None:
+            return self.columns.setdefault(word, len(self.columns))
+        known = self.columns.get(word, width)  # beyond: of a catalogue that grew since
+        known = width + len(passing) if known >= width else known
+        return known if known < width else passing.setdefault(word, known)
 
 
 class Field:
@@ -93,6 +105,31 @@ class Field:
         size = np.sqrt(np.bincount(row, weight**2, minlength=counts.shape[0]))
         return weight / size[row]
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it, for a file."""
+        rows = self.bm25
+        return {
+            "known": np.array([self.documents, self.length]),
+            "having": self.having,
+            "places": rows.indices,
+            "ends": rows.indptr,
+            "width": np.array(rows.shape),
+            "bm25": rows.data,
+            "tfidf": self.tfidf.data,
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Field:
+        """What `arrays` gave."""
+        field = cls.__new__(cls)
+        field.documents, field.length = int(arrays["known"][0]), arrays["known"][1]
+        field.having = arrays["having"]
+        shape = tuple(arrays["width"].tolist())
+        for name in ("bm25", "tfidf"):
+            parts = (arrays[name], arrays["places"], arrays["ends"])
+            setattr(field, name, sparse.csr_array(parts, shape=shape))
+        return field
+
     def extended(self, counts: sparse.csr_array) -> Field:
         """A copy with more documents, weighed as those that are there."""
         more = copy.copy(self)
@@ -111,10 +148,10 @@ class Field:
         out = np.empty((len(query), 2))
         pairs = ((counts, self.bm25), (asked, self.tfidf))
         for column, (left, right) in enumerate(pairs):
-            right = _widen(right, counts)
             for low in range(0, len(query), CHUNK):
                 part = slice(low, low + CHUNK)
-                product = left[query[part]].multiply(right[item[part]])
+                rows = _widen(right[item[part]], counts)
+                product = left[query[part]].multiply(rows)
                 out[part, column] = product.sum(axis=1)
         return out
 
@@ -137,6 +174,7 @@ class Match:
         for rows in counts.values():
             rows.resize(rows.shape[0], width)
         self.fields = {name: Field(rows, known) for name, rows in counts.items()}
+        self.width = width  # words of the catalogue
 
     def _count(self, texts: dict[str, list[str | None]]) -> dict:
         counts = {name: self.words(values) for name, values in texts.items()}
@@ -149,19 +187,47 @@ class Match:
         """Names of the columns."""
         return tuple(f"{kind} {n}" for n in self.fields for kind in ("bm25", "cosine"))
 
-    def extended(self, texts: dict[str, list[str | None]]) -> Match:
-        """A copy with more documents at the end of the catalogue."""
+    @property
+    def vocabulary(self) -> list[str]:
+        """Words, in the order that `arrays` has."""
+        return list(self.words.columns)[: self.width]
+
+    def extended(
+        self, texts: dict[str, list[str | None]], images: np.ndarray | None = None
+    ) -> Match:
+        """A copy with more documents at the end of the catalogue; their pictures say
+        nothing of a query."""
         more, counts = copy.copy(self), self._count(texts)
+        more.width = len(self.words.columns)
         for rows in counts.values():
-            rows.resize(rows.shape[0], len(self.words.columns))
+            rows.resize(rows.shape[0], more.width)
         more.fields = {n: self.fields[n].extended(rows) for n, rows in counts.items()}
         return more
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it but the words, for a file: field and part -> array."""
+        parts = {name: field.arrays() for name, field in self.fields.items()}
+        return {f"{n}/{k}": a for n, some in parts.items() for k, a in some.items()}
+
+    @classmethod
+    def of_arrays(
+        cls, words: list[str], names: list[str], arrays: dict[str, np.ndarray]
+    ) -> Match:
+        """What `arrays` gave, and words and names of fields in order."""
+        scorer, fields = cls.__new__(cls), {name: {} for name in (*names, ALL) if names}
+        scorer.words, scorer.width = Words(), len(words)
+        scorer.words.columns = {word: place for place, word in enumerate(words)}
+        for key, values in arrays.items():
+            name, _, part = key.rpartition("/")
+            fields[name][part] = values
+        scorer.fields = {n: Field.of_arrays(some) for n, some in fields.items()}
+        return scorer
 
     def __call__(
         self, queries: list[str], query: np.ndarray, item: np.ndarray
     ) -> np.ndarray:
         """(R, F) float32 of pairs: rows (R,) of these query texts, and of documents."""
-        counts = self.words(queries)
+        counts = self.words(queries, self.width)
         pair, place = np.unique(np.stack([query, item]), axis=1, return_inverse=True)
         scores = [field.scores(counts, *pair) for field in self.fields.values()]
         scores.append(np.empty((pair.shape[1], 0)))  # where there are no fields

@@ -48,8 +48,8 @@ def export_engine(ranker: Ranker, folder: Path) -> None:
     rows, and the tokenizer; two more where the ranker reads statistics: all that is
     counted, and of whom. The nearest rows by dot product are `Ranker.retrieve`.
     Raises DataError where there is no query tower, FileError where none can be put."""
-    model, prepared = ranker.model.cpu().eval(), ranker.prepared
-    if prepared.sizes.feed or not model.config.has_content:
+    model, known = ranker.model.cpu().eval(), ranker.known
+    if known.feed or not model.config.has_content:
         raise DataError("no query tower to export: a feed, or a model of ids alone")
     require_folder(folder)
     width = 1 + query_limit(model.config)
@@ -62,22 +62,22 @@ def export_engine(ranker: Ranker, folder: Path) -> None:
     rows = torch.nonzero(model.bank.written > NEVER).squeeze(1)
     vectors = F.normalize(model.bank.vectors[rows], dim=-1)
     save_file({"vectors": vectors.contiguous()}, folder / BANK)
-    ids = prepared.dataset.items[rows.numpy()].tolist()
-    write_text_atomically(folder / IDS, as_json(ids))
-    prepared.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    write_text_atomically(folder / IDS, as_json(ranker.ids_of(rows.tolist())))
+    known.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
     if "statistics" in model.config.groups:
         _export_counts(ranker, folder)
 
 
 def _export_counts(ranker: Ranker, folder: Path) -> None:
-    counts, dataset = ranker.numbers.counts.arrays(), ranker.prepared.dataset
+    counts, names = ranker.numbers.counts.arrays(), ranker.known.names
     save_file({k: torch.tensor(v) for k, v in counts.items()}, folder / COUNTS)
-    ids = {"users": dataset.users.tolist(), "items": dataset.items.tolist()}
+    ids = {"users": names["users"], "items": names["items"]}
     write_text_atomically(folder / COUNTED, as_json(ids))
 
 
-def load_tower(path: Path) -> nn.Module:
-    """The exported query tower. Raises CheckpointError for a file that is none.
+def load_program(path: Path) -> nn.Module:
+    """An exported program: the query tower, or the whole ranker (`program`). Raises
+    CheckpointError for a file that is none.
 
     A .pt2 file is a zip archive of JSON and raw tensors, but `torch.export.load` also
     unpickles: example inputs always, weights and constants where the archive says so;
@@ -88,13 +88,16 @@ def load_tower(path: Path) -> nn.Module:
         with zipfile.ZipFile(path) as archive:
             bad = [n for n in archive.namelist() if _runs_code(n, archive.read(n))]
     except (zipfile.BadZipFile, OSError) as error:
-        raise CheckpointError(f"{path}: no exported tower ({error})") from error
+        raise CheckpointError(f"{path}: no exported program ({error})") from error
     if bad:
         problem = f"{path}: {bad[0]} may run code when it is loaded"
         raise CheckpointError(
             f"{problem}; export it again with lemur_mini.serving.export"
         )
     return torch.export.load(path).module()
+
+
+load_tower = load_program
 
 
 def _runs_code(name: str, content: bytes) -> bool:
