@@ -11,7 +11,7 @@ import torch
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
-from lemur_mini import pipeline, plots
+from lemur_mini import exercises, pipeline, plots
 from lemur_mini.config import CLASSROOM
 from lemur_mini.files import DATA
 from lemur_mini.serving.ranker import Ranker
@@ -55,12 +55,21 @@ def page(rows, captions: list[str] | None = None, title: str = "") -> Figure:
 
 
 def exercise(
-    name: str, answer: Callable[[], object], right: Callable[[object], bool], hint: str
+    name: str,
+    answer: Callable[[], object],
+    right: Callable[[object], bool] | None = None,
+    hint: str = "",
+    **given: object,
 ) -> None:
     """Look at an answer and say what is to be said; never stop the notebook.
 
-    `answer()` gives what the reader wrote, `...` while it is unwritten; `right(value)`
-    says whether it is right; `hint` helps where it is not."""
+    `answer()` gives what the reader wrote, `...` while it is unwritten. What is right
+    and which mistakes are typical is known of most exercises by name; `given` is what
+    they need of the notebook. Else `right(value)` says whether the answer is right, and
+    `hint` helps where it is not."""
+    if right is None:
+        print(f"Exercise {name}: {exercises.judge(name, answer, given)}")
+        return
     try:
         value = answer()
         verdict = "not solved yet" if value is ... else ""

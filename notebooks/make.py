@@ -26,8 +26,10 @@ import argparse
 import copy
 import datetime
 import json
+import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import jupytext
@@ -43,6 +45,7 @@ EXERCISE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 CHECK = "course.exercise("
+PARTS = "LEMUR_MINI_PARTS"  # as in lemur_mini.exercises.mine, which is slow to import
 FORMAT = "py:percent"
 COSTS = HERE.parent / "data" / "results" / "notebooks.json"
 # Prints seconds of a processor and kilobytes (Linux), which are kept in COSTS.
@@ -125,11 +128,14 @@ def merged(solution: NotebookNode) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode, folder: Path = HERE) -> NotebookNode:
-    """Run all cells top to bottom with `folder` as the working directory. Raises
-    CellExecutionError at the first that fails."""
+    """Run all cells top to bottom with `folder` as the working directory, and an empty
+    folder for the parts that students write. Raises CellExecutionError at the first
+    that fails."""
     context = {"metadata": {"path": str(folder)}}
     settings = {"timeout": 600, "resources": context, "coalesce_streams": True}
-    return NotebookClient(notebook, **settings).execute()
+    with tempfile.TemporaryDirectory() as parts:
+        surroundings = os.environ | {PARTS: parts}
+        return NotebookClient(notebook, **settings).execute(env=surroundings)
 
 
 def cut(solution: NotebookNode, ran: NotebookNode) -> dict[str, NotebookNode]:

@@ -54,7 +54,7 @@ def problems(notebook, folder=NOTEBOOKS):
         yield f"{count} words, more than 2,500"
     if len(cells) > 30:
         yield f"{len(cells)} code cells, more than 30"
-    if cells[0].source.count("\n") > 2:
+    if len([line for line in cells[0].source.split("\n") if line]) > 3:
         yield "the set-up cell has more than 3 lines"
     for link in re.findall(r"\]\(([\w./-]+\.(?:ipynb|md|py|png))\)", " ".join(words)):
         if not (folder / link).exists():
