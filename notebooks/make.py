@@ -29,7 +29,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import jupytext
@@ -128,14 +127,13 @@ def merged(solution: NotebookNode) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode, folder: Path = HERE) -> NotebookNode:
-    """Run all cells top to bottom with `folder` as the working directory, and an empty
-    folder for the parts that students write. Raises CellExecutionError at the first
+    """Run all cells top to bottom with `folder` as the working directory; parts that
+    students wrote are neither kept nor used. Raises CellExecutionError at the first
     that fails."""
     context = {"metadata": {"path": str(folder)}}
     settings = {"timeout": 600, "resources": context, "coalesce_streams": True}
-    with tempfile.TemporaryDirectory() as parts:
-        surroundings = os.environ | {PARTS: parts}
-        return NotebookClient(notebook, **settings).execute(env=surroundings)
+    surroundings = os.environ | {PARTS: ""}
+    return NotebookClient(notebook, **settings).execute(env=surroundings)
 
 
 def cut(solution: NotebookNode, ran: NotebookNode) -> dict[str, NotebookNode]:

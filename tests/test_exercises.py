@@ -128,7 +128,7 @@ def test_the_first_row_that_differs_is_named():
     def careless(q, k, v, mask):
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
-    told = exercises.judge("2.2", lambda: careless, {})
+    told = exercises.judge("2.1", lambda: careless, {})
     assert told.startswith(
         "not yet. Row 1 and row 2 are padded, row 1, at [1, 0, 0, 0]"
     )

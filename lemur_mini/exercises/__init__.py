@@ -43,7 +43,7 @@ def judge(name: str, answer: Callable[[], object], given: dict) -> str:
 
 def kept(exercise: Value | Part, value: object, given: dict) -> str:
     """Keep a part that is right, where it works from a file of its own, too."""
-    if not isinstance(exercise, Part) or not exercise.keeps:
+    if not isinstance(exercise, Part) or not exercise.keeps or not mine.wanted():
         return ""
     functions = value if isinstance(value, tuple) else (value,)
     try:

@@ -104,7 +104,8 @@ def length_of(fields: list[int], separators: int) -> int:
 
 
 EXERCISES = {
-    "2.1": Value(
+    "2.1": ATTENTION,
+    "2.2": Value(
         right=lambda: length_of([6, 9, 2], separators=2),
         hint="[CLS], then the fields, and [SEP] between those that are not empty.",
         mistakes=(
@@ -120,7 +121,6 @@ EXERCISES = {
             Mistake(lambda: 6 + 9 + 2, "Those are the words alone."),
         ),
     ),
-    "2.2": ATTENTION,
     "2.3": Value(
         right=lambda: (25 + (64 // 16) ** 2) ** 2,
         hint="How many patches has the cover, and who looks at whom?",

@@ -16,7 +16,7 @@ from torch import Tensor
 from lemur_mini import losses, ranker, sequence, training
 from lemur_mini.memory_bank import MemoryBank
 
-VARIABLE = "LEMUR_MINI_PARTS"  # names another folder, as when notebooks are built
+VARIABLE = "LEMUR_MINI_PARTS"  # names another folder, or none where it is empty
 NAMES = (
     "attention",
     "sqdc",
@@ -46,6 +46,12 @@ def folder() -> Path:
     return Path(os.environ.get(VARIABLE, "my_parts"))
 
 
+def wanted() -> bool:
+    """Whether parts are kept: not where notebooks are built and tested, whose outputs
+    must not depend on what was solved before."""
+    return os.environ.get(VARIABLE) != ""
+
+
 def keep(functions: dict[str, Callable]) -> list[Callable]:
     """Write functions to a file each, under the names of parts; returns what these
     files give. Raises OSError where there is no source or nothing can be written."""
@@ -72,7 +78,8 @@ def load(name: str) -> Callable:
 
 def parts() -> dict[str, Callable]:
     """All parts that are kept, by name."""
-    return {name: load(name) for name in NAMES if (folder() / f"{name}.py").is_file()}
+    kept = [name for name in NAMES if (folder() / f"{name}.py").is_file()]
+    return {name: load(name) for name in kept if wanted()}
 
 
 @contextmanager
