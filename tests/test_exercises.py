@@ -1,5 +1,6 @@
 """Exercises of the course: right answers in any type, and a hint for each mistake."""
 
+import make
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from lemur_mini.memory_bank import MemoryBank
 from lemur_mini.sequence import DecoderLayer
 
 BY_NAME = exercises.ALL
+ATTENTION = torch.nn.functional.scaled_dot_product_attention
 MISTAKES = [
     pytest.param(name, number, id=f"{name}-{number}")
     for name, exercise in BY_NAME.items()
@@ -42,7 +44,11 @@ def given(config, prepared):
     def full():
         return {"full": prepared.pages.batch(np.arange(200, 216), 8)}
 
-    makers = {"6.1": one_item, "7.1": full, "7.2": step}
+    def norms():
+        zero = {"document encoder": 0.0, "  its image stem": 0.0, "query encoder": 0.0}
+        return {"norms": zero | {"ids": 0.1, "decoders": 0.2}}
+
+    makers = {"6.1": one_item, "7.1": full, "7.2": step, "7.3": norms}
     return lambda name: makers.get(name, dict)()
 
 
@@ -140,7 +146,7 @@ def test_the_first_row_that_differs_is_named():
 
 def double(x):
     """Twice the mixing, which is none."""
-    return ranker.mix(ranker.mix(x))
+    return x.clone()
 
 
 def my_mix(x):
@@ -168,3 +174,93 @@ def test_a_part_that_does_not_stand_alone_is_not_kept():
 def test_a_wrong_part_is_not_kept():
     assert exercises.judge("4.2", lambda: double, {}).startswith("not yet")
     assert mine.parts() == {}
+
+
+@pytest.mark.skipif(not make.HERE.is_dir(), reason="no notebooks here")
+def test_where_notebooks_are_built_nothing_is_kept(monkeypatch):
+    monkeypatch.setenv(mine.VARIABLE, "")
+    assert exercises.judge("4.2", lambda: my_mix, {}) == "right"
+    assert mine.parts() == {}
+    assert make.PARTS == mine.VARIABLE
+
+
+SOLVED = {  # exercise: its notebook
+    "2.1": "02_encoders",
+    "3.2": "03_sqdc",
+    "4.2": "04_ranker",
+    "4.4": "04_ranker",
+    "5.1": "05_memory_bank",
+    "6.2": "06_sequences",
+    "6.3": "06_sequences",
+    "7.2": "07_joint_training",
+}
+
+
+def functions_of(name, folder):
+    """The code of an exercise as its solution has it, from a file of its own."""
+    cells = make.read(make.HERE / "solutions" / f"{SOLVED[name]}.ipynb").cells
+    places = [n for n, c in enumerate(cells) if f'course.exercise("{name}"' in c.source]
+    path, scope = folder / f"solution_{name}.py", {}
+    path.write_text(mine.HEAD + cells[places[0] - 1].source, "utf-8")
+    exec(compile(path.read_text("utf-8"), str(path), "exec"), scope)
+    named = scope.get("read"), scope.get("write")
+    own = [f for f in scope.values() if getattr(f, "__globals__", None) is scope]
+    return named if named[0] else own[0]
+
+
+def counted(name, part, calls):
+    """The same part, which notes that it was called."""
+
+    def called(*arguments):
+        calls.append(name)
+        return part(*arguments)
+
+    return called
+
+
+def loss_after(run, batches):
+    """Of the last batch, after a step on each of the others."""
+    for batch in batches[:-1]:
+        training.train_step(run, batch)
+    options = training.step_options(run, batches[-1])
+    return run.model.losses(batches[-1], run.features, options).total.item()
+
+
+def test_parts_of_the_solutions_train_the_module_s_model(tmp_path, prepared, config):
+    pages, device, calls = prepared.pages, torch.device("cpu"), []
+    batches = [pages.batch(np.arange(n, n + 4), 8) for n in range(100, 116, 4)]
+    begun = [
+        training.Run(
+            training.make_model(config, prepared.sizes, 0, device),
+            prepared.features,
+            seed=0,
+            total=8,
+        )
+        for _ in range(2)
+    ]
+    given = {"7.2": {"run": begun[0], "batches": batches[:2]}}
+    for name in SOLVED:
+        answer = functions_of(name, tmp_path)
+        told = exercises.judge(name, lambda answer=answer: answer, given.get(name, {}))
+        assert told == "right; kept for notebook 07", name
+    parts = mine.parts()
+    assert tuple(parts) == mine.NAMES
+    watched = {name: counted(name, part, calls) for name, part in parts.items()}
+    ours = loss_after(begun[0], batches)
+    with mine.in_place(watched):
+        theirs = loss_after(begun[1], batches)
+    assert set(calls) == set(mine.NAMES)  # every part did its work
+    assert theirs == pytest.approx(ours, rel=1e-3)
+    assert torch.nn.functional.scaled_dot_product_attention is ATTENTION
+
+
+def test_a_wrong_part_in_place_trains_another_model(prepared, config):
+    pages = prepared.pages
+    batches = [pages.batch(np.arange(n, n + 4), 8) for n in (100, 104)]
+    runs = []
+    for _ in range(2):
+        model = training.make_model(config, prepared.sizes, 0, torch.device("cpu"))
+        runs.append(training.Run(model, prepared.features, seed=0, total=8))
+    with mine.in_place({"mix": double}):
+        other = loss_after(runs[0], batches)
+    assert other != pytest.approx(loss_after(runs[1], batches), rel=1e-3)

@@ -112,6 +112,11 @@ def distinct(full: Batch) -> int:
     return int(torch.isin(full.unique_items, full.history).sum())
 
 
+def untaught(norms: dict[str, float]) -> set[str]:
+    """Whole parts without a gradient; names of their own parts begin with a space."""
+    return {name for name, norm in norms.items() if not norm and name[0] != " "}
+
+
 def known(full: Batch) -> Tensor:
     """Places of histories that are no padding."""
     return (full.history >= 0).sum()
@@ -132,6 +137,31 @@ EXERCISES = {
     ),
     "7.2": TRAIN_STEP,
     "7.3": Value(
+        right=untaught,
+        hint="λ = 0 leaves the clicks alone, and stop-gradient keeps them from what "
+        "stands before the ranker's door.",
+        order=False,
+        mistakes=(
+            Mistake(
+                lambda norms: {*untaught(norms), "decoders"},
+                "The decoders read vectors without gradient, but have weights of "
+                "their own.",
+            ),
+            Mistake(
+                lambda norms: {"document encoder"},
+                "The query's vector is detached, too.",
+            ),
+            Mistake(
+                lambda norms: set(norms) - untaught(norms),
+                "Those are the parts that *do* get one.",
+            ),
+            Mistake(
+                lambda norms: {name for name in norms if not norms[name]},
+                "Right; but leave the image stem out, it is a part of its encoder.",
+            ),
+        ),
+    ),
+    "7.4": Value(
         right=lambda: (0.001, 0.001),
         hint="In the first step m = g and v = g * g. What is m / sqrt(v)?",
         tolerance=0.01,
