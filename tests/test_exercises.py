@@ -1,5 +1,7 @@
 """Exercises of the course: right answers in any type, and a hint for each mistake."""
 
+from types import SimpleNamespace
+
 import make
 import numpy as np
 import pytest
@@ -48,7 +50,35 @@ def given(config, prepared):
         zero = {"document encoder": 0.0, "  its image stem": 0.0, "query encoder": 0.0}
         return {"norms": zero | {"ids": 0.1, "decoders": 0.2}}
 
-    makers = {"6.1": one_item, "7.1": full, "7.2": step, "7.3": norms}
+    def log():
+        index = prepared.pages.between(None, None)
+        long = [page for page in index if prepared.pages.history([page], 8).max() >= 0]
+        names = {"log": prepared.dataset.log, "pages": prepared.pages}
+        return names | {"sample": np.array(long[-10:])}
+
+    def rate():
+        asked = np.arange(6) < 3
+        pages = SimpleNamespace(user=np.array([1, 1, 1, 2, 2, 3]), query=np.full(6, 5))
+        return {"pages": pages, "test": np.arange(6), "reformulated": asked}
+
+    def parts():
+        quality, taste = np.array([0.1, 0.9, 0.5]), np.array([0.3, 0.0, 0.9])
+        read = {"quality": quality, "taste": taste}
+        return {
+            "parts": read,
+            "total": quality + taste,
+            "qauc": lambda x: (x**2) @ [1, 2, 4],
+        }
+
+    makers = {
+        "1.2": log,
+        "1.3": rate,
+        "1.4": parts,
+        "6.1": one_item,
+        "7.1": full,
+        "7.2": step,
+        "7.3": norms,
+    }
     return lambda name: makers.get(name, dict)()
 
 

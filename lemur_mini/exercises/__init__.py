@@ -15,11 +15,12 @@ from lemur_mini.exercises import (
     mine,
     others,
     ranker,
+    search_log,
     sequences,
 )
 from lemur_mini.exercises.kinds import Part, Value
 
-ROOMS = (others, encoders, contrast, ranker, bank, sequences, joint)
+ROOMS = (search_log, others, encoders, contrast, ranker, bank, sequences, joint)
 ALL: dict[str, Value | Part] = {
     name: exercise for room in ROOMS for name, exercise in room.EXERCISES.items()
 }

@@ -1,19 +1,10 @@
-"""Exercises of notebooks 01, 08 and 11: counts, costs, and what may be known."""
+"""Exercises of notebooks 08 and 11: costs, and many GPUs."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from lemur_mini import evaluation
 from lemur_mini.exercises.kinds import Mistake, Value
 
-LABEL, SCORE = [1, 0, 0, 1], [0.9, 0.9, 0.2, 0.4]
 TABLES, NUMBER = (10**9 + 10**8) * 128, 80 * 10**9 // 4  # fp32 numbers on a GPU
-
-
-def page_auc() -> float:
-    """Of the page of exercise 1.1."""
-    return evaluation.auc(np.array(LABEL), np.array(SCORE))
 
 
 def cost(p: float, q: float) -> float:
@@ -22,15 +13,6 @@ def cost(p: float, q: float) -> float:
 
 
 EXERCISES = {
-    "1.1": Value(
-        right=page_auc,
-        hint="There are four pairs, and one of them is a tie.",
-        mistakes=(
-            Mistake(lambda: 3 / 4, "One pair is a tie: it counts half."),
-            Mistake(lambda: 2 / 4, "Ties count half, not nothing."),
-            Mistake(lambda: 2.5, "Divide by the number of pairs."),
-        ),
-    ),
     "8.1": Value(
         right=lambda: max(80, 90),
         hint="p is a share of the batch, but what the bank lacks has no choice.",
