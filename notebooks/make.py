@@ -3,6 +3,7 @@
 python notebooks/make.py build [NAME ...]  execute, write solutions and student copies
 python notebooks/make.py edit [NAME ...]   solutions as text, notebooks/NAME.py
 python notebooks/make.py save [NAME ...]   that text back into solutions/NAME.ipynb
+python notebooks/make.py minutes [NAME ...]  the line of minutes anew, without executing
 
 NAME is 03_sqdc and the like; without one, all of them. In a solution, an exercise is
 
@@ -26,6 +27,7 @@ import argparse
 import copy
 import datetime
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -43,7 +45,12 @@ EXERCISE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 CHECK = "course.exercise("
+PARTS = "LEMUR_MINI_PARTS"  # as in lemur_mini.exercises.mine, which is slow to import
 FORMAT = "py:percent"
+MINUTES = re.compile(r"^\*\*Minutes\*\* .*$", re.MULTILINE)
+# Read in a minute; and minutes to understand an exercise, and for a line of its code:
+# our choice, near the 14 hours that walking through the whole course took.
+WORDS, LINES, TASK, LINE = 120, 20, 3, 2
 COSTS = HERE.parent / "data" / "results" / "notebooks.json"
 # Prints seconds of a processor and kilobytes (Linux), which are kept in COSTS.
 USED = """from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
@@ -125,11 +132,13 @@ def merged(solution: NotebookNode) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode, folder: Path = HERE) -> NotebookNode:
-    """Run all cells top to bottom with `folder` as the working directory. Raises
-    CellExecutionError at the first that fails."""
+    """Run all cells top to bottom with `folder` as the working directory; parts that
+    students wrote are neither kept nor used. Raises CellExecutionError at the first
+    that fails."""
     context = {"metadata": {"path": str(folder)}}
     settings = {"timeout": 600, "resources": context, "coalesce_streams": True}
-    return NotebookClient(notebook, **settings).execute()
+    surroundings = os.environ | {PARTS: ""}
+    return NotebookClient(notebook, **settings).execute(env=surroundings)
 
 
 def cut(solution: NotebookNode, ran: NotebookNode) -> dict[str, NotebookNode]:
@@ -175,6 +184,7 @@ def build(name: str) -> None:
     nbformat.write(found["todo"], HERE / f"{name}.ipynb")
     nbformat.write(without_pictures(found["right"]), path)
     keep_cost(name, seconds, kilobytes / 2**20)
+    tell_minutes(name)
 
 
 def keep_cost(name: str, seconds: float, gigabytes: float) -> None:
@@ -189,6 +199,34 @@ def keep_cost(name: str, seconds: float, gigabytes: float) -> None:
     text = json.dumps(dict(sorted(costs.items())), indent=1) + "\n"
     COSTS.write_text(text, "utf-8")
     print(f"{name}: {costs[name]}", flush=True)
+
+
+def minutes(solution: NotebookNode, seconds: float) -> str:
+    """The line of the first cell that says how long a notebook takes: by its words, its
+    lines of code, the lines of its exercises' solutions, and what was measured."""
+    cells = student(solution).cells
+    text = [c.source for c in cells if c.cell_type == "markdown"]
+    code = [c.source for c in cells if c.cell_type == "code"]
+    reading = len(" ".join(text).split()) / WORDS
+    reading += len("\n".join(code).splitlines()) / LINES
+    whole = "\n".join(c.source for c in solution.cells if c.cell_type == "code")
+    solved = [len(m["right"].splitlines()) for m in EXERCISE.finditer(whole)]
+    exercises = sum(TASK + LINE * lines for lines in solved)
+    rounded = (5 * max(1, round(part / 5)) for part in (reading, exercises))
+    return (
+        "**Minutes** reading about {}, exercises about {}, running about {} on two "
+        "CPU cores."
+    ).format(*rounded, max(1, round(seconds / 60)))
+
+
+def tell_minutes(name: str) -> None:
+    """Write that line anew into a solution and its student notebook."""
+    solution = read(HERE / "solutions" / f"{name}.ipynb")
+    told = minutes(solution, json.loads(COSTS.read_text("utf-8"))[name]["seconds"])
+    for path in (HERE / f"{name}.ipynb", HERE / "solutions" / f"{name}.ipynb"):
+        notebook = read(path)
+        notebook.cells[0].source = MINUTES.sub(told, notebook.cells[0].source)
+        nbformat.write(notebook, path)
 
 
 def to_text(notebook: NotebookNode) -> str:
@@ -221,10 +259,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["build", "edit", "save"])
+    parser.add_argument("action", choices=["build", "edit", "save", "minutes"])
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
-    action = {"build": build, "edit": edit, "save": save}[options.action]
+    actions = {"build": build, "edit": edit, "save": save, "minutes": tell_minutes}
+    action = actions[options.action]
     for name in options.names or names():
         action(name)
 

@@ -1,10 +1,13 @@
 """What notebooks lean on: exercises, source on view, shipped models, the ranker."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from lemur_mini import checkpoints, course
+from lemur_mini import checkpoints, course, environment
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM
 from lemur_mini.serving.ranker import Ranker
 from lemur_mini.training import make_model
@@ -105,3 +108,36 @@ def test_an_exported_model_serves_as_before(tmp_path, ranker, prepared):
     np.testing.assert_allclose(after.chance, before.chance, atol=2e-3)
     sizes = [(tmp_path / f"{n}.safetensors").stat().st_size for n in ("half", "whole")]
     assert sizes[0] < sizes[1]
+
+
+def test_the_check_says_what_is_here(capsys):
+    assert course.main(["check"]) in (0, 1)  # memory may be short
+    said = capsys.readouterr().out
+    for part in ("Python 3", "torch ", "cores: ", "memory: ", "running a notebook: "):
+        assert part in said
+    assert "MISSING" not in said
+
+
+def test_the_check_names_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setattr(environment, "packages", lambda: {"torch": "2", "pandas": None})
+    assert course.main(["check"]) == 1
+    said = capsys.readouterr().out
+    assert "missing: pandas; pip install" in said and "all is here" not in said
+
+
+def test_the_check_says_where_memory_is_short(capsys, monkeypatch):
+    monkeypatch.setattr(environment, "memory", lambda: 2.0)
+    assert course.main(["check"]) == 1
+    assert "memory is short" in capsys.readouterr().out
+
+
+def test_another_command_is_refused(capsys):
+    assert course.main([]) == 2
+    assert "usage: python -m lemur_mini.course check" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_said_in_one_line():
+    code = "import sys; sys.modules['IPython'] = None; from lemur_mini import course"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = run.stderr.strip().splitlines()[-1]
+    assert "there is no IPython" in last and "pip install -e" in last

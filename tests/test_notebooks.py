@@ -3,6 +3,7 @@ what must hold then, and is tested here."""
 
 import ast
 import copy
+import json
 import re
 import subprocess
 import symtable
@@ -54,7 +55,7 @@ def problems(notebook, folder=NOTEBOOKS):
         yield f"{count} words, more than 2,500"
     if len(cells) > 30:
         yield f"{len(cells)} code cells, more than 30"
-    if cells[0].source.count("\n") > 2:
+    if len([line for line in cells[0].source.split("\n") if line]) > 3:
         yield "the set-up cell has more than 3 lines"
     for link in re.findall(r"\]\(([\w./-]+\.(?:ipynb|md|py|png))\)", " ".join(words)):
         if not (folder / link).exists():
@@ -106,6 +107,15 @@ def test_student_notebook_is_made_from_its_solution(name):
     for new, old in zip(made.cells, stored.cells, strict=True):
         assert new.source == old.source, "run: python notebooks/make.py build " + name
         assert new.metadata.get("tags") == old.metadata.get("tags")
+
+
+@every
+def test_minutes_are_those_that_are_counted(name):
+    head = student(name).cells[0].source
+    if "exercises about" in head:  # others were not built since they are counted
+        seconds = json.loads(make.COSTS.read_text("utf-8"))[name]["seconds"]
+        told = f"run: python notebooks/make.py minutes {name}"
+        assert make.minutes(solution(name), seconds) in head, told
 
 
 @every
@@ -324,6 +334,13 @@ def test_problems_of_outputs_are_named(good):
     cell_of(notebook, "subplots").outputs = []
     told = " ".join(problems(notebook))
     assert "raw floats" in told and "fewer than two figures" in told
+
+
+def test_minutes_are_counted_from_words_lines_and_seconds():
+    text = GOOD.replace("**Minutes**", "word " * 1485) + "\n# " + "word " * 15
+    told = make.minutes(make.from_text(text), 100.0)
+    assert told.startswith("**Minutes** reading about 15, exercises about 5, running")
+    assert "running about 2 on" in told
 
 
 def test_text_and_notebook_are_the_same_thing():
