@@ -118,8 +118,11 @@ def with_documents(
 def config_for(config: Config, dataset: Dataset) -> Config:
     """The configuration for this kind of data: a feed has settings of its own, where
     the reader has left the scale's, and no `match`, for it has no queries."""
-    if not dataset.is_feed:
-        return config
+    return for_feed(config) if dataset.is_feed else config
+
+
+def for_feed(config: Config) -> Config:
+    """The configuration as a feed takes it."""
     usual = SCALES.get(config.scale, config)
     changes = {k: v for k, v in FEED_CHANGES.items() if at_usual(config, usual, k)}
     groups = tuple(name for name in config.groups if name != "match")
