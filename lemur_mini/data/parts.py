@@ -43,9 +43,10 @@ def kind_of(path: Path) -> str | None:
     return READERS.get(ends[-1]) if ends else None
 
 
-def read_path(path: Path) -> tuple[pa.Table, bool]:
-    """A file, or a folder of parts, and whether it holds texts alone."""
-    found = parts(path)
+def read_path(*paths: Path) -> tuple[pa.Table, bool]:
+    """A file, or a folder of parts, or several of them behind one another, and whether
+    they hold texts alone."""
+    found = [pair for path in paths for pair in parts(path)]
     kinds = {kind_of(part) for part, _ in found}
     tables = [_with(_read_file(part), part, keys) for part, keys in found]
     return _joined(tables, [part for part, _ in found]), kinds == {"csv"}

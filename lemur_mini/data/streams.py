@@ -90,27 +90,26 @@ class PageStream:
     def _blocks(self) -> Iterator[Pages]:
         """Pages of all sessions that have ended, whenever some have."""
         past = copy.deepcopy(self.past) or Past.empty(self.length, self.seen)
-        trails, cut, groups = past.trails(), past.cut, _Names()
+        trails, settled, groups = past.trails(), past.cut, _Names()
         groups.rows, groups.next = dict(past.groups), past.sessions
         rows = past.tail  # not yet on a page, or of the past
         for log in self._logs(groups, past):
             for name, trail in trails.items():
                 trail.add(*events(log)[name])
             rows = log if rows is None else _join(rows, log)
-            before, cut = cut, max(cut, rows.timestamp[-1] - self.longest)
-            _, first, session = np.unique(
-                rows.qid, return_index=True, return_inverse=True
-            )
-            ended = rows.timestamp[first][session] < cut
+            since, start = _beginnings(rows)
+            cut = rows.timestamp[-1] - self.longest
+            ended = start < cut
             if ended.any():
                 block, rows = _take(rows, ended), _take(rows, ~ended)
                 groups.keep(rows.qid)
-                yield self._pages(block, trails, before)
+                yield self._pages(block, trails, settled)
+            settled = max(settled, min([cut, *since[~ended][:1]]))
             for trail in trails.values():  # before every session still to come
-                trail.settle(cut)
-        yield self._pages(rows, trails, cut)
+                trail.settle(settled)
+        yield self._pages(rows, trails, settled)
         past.until = _following(rows.timestamp[-1])
-        past.cut, past.tail = cut, _done(rows)
+        past.cut, past.tail = np.asarray(settled).item(), _done(rows)
         past.groups, past.sessions = list(groups.rows.items()), groups.next
         past.known = {"users": self.users.next, "queries": self.queries.next}
         self.after = past
@@ -220,6 +219,17 @@ def _check_order(ticks: np.ndarray, time: np.ndarray, before, offset: int) -> No
         problem = f"{time[early[0]]} is earlier than the row before it"
         remedy = "sort the file by timestamp, or load it whole"
         fail(IMPRESSIONS, "timestamp", offset + int(early[0]), problem, remedy)
+
+
+def _beginnings(rows: Log) -> tuple[np.ndarray, np.ndarray]:
+    """When the session of each row (I,) began, and when its rows of this part did:
+    pages come in order of the latter, histories end at the former."""
+    _, first, session = np.unique(rows.qid, return_index=True, return_inverse=True)
+    since = rows.timestamp[first]
+    start, new = since.copy(), np.flatnonzero(rows.period > 0)
+    mine, first = np.unique(session[new], return_index=True)
+    start[mine] = rows.timestamp[new[first]]
+    return since[session], start[session]
 
 
 def _join(first: Log, second: Log) -> Log:
