@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
-from lemur_mini import doubts, evaluation, files, pipeline, plots
+from lemur_mini import continuing, doubts, evaluation, files, pipeline, plots
 from lemur_mini.command import ONE_LINE, OptionError, parse
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, SCALES, Config
 from lemur_mini.data.health import health
@@ -57,7 +58,13 @@ class Options:
     """Under torchrun: the memory bank whole on every rank, or cut by rows."""
     numbers: Literal["auto", "on", "off"] = "auto"
     """Statistics and word match beside the paper's features: auto adds them to all data
-    but the shipped platform, whose claims are the paper's."""
+    but the shipped platform, whose claims are the paper's, and streams."""
+    stream: bool = False
+    """Train LEMUR alone on --data as it is read, and test nothing: a log that is larger
+    than memory, in time order, or in parts or date= folders."""
+    continue_: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
+    """The --out folder of a run: train its LEMUR on the days of --data that it has not
+    seen, and write it back. After a stop, the same command goes on."""
     config: Config = CLASSROOM
     """Every number of the model and its training, of both models where both have it."""
 
@@ -85,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
         options = options_of(arguments)
         device = choose_device(options.device)
         ranks, device = join(device, options.bank == "sharded")
+        if options.stream or options.continue_:
+            print(grow(options, device, ranks))
+            return 0
         with ranks.together():
             print(text_table(run(options, device, ranks)))
             print(f"written: {options.out}/report.json, report.png, checkpoints")
@@ -102,9 +112,35 @@ def main(arguments: list[str] | None = None) -> int:
 def how_to_go_on(options: Options, stopped: KeyboardInterrupt) -> str:
     """What to do after a stop: --resume is promised where a checkpoint of these very
     settings is there to go on from."""
+    if options.stream or options.continue_:
+        run = options.continue_ or options.out
+        return f"; --continue {run} --data {options.data} goes on from its last step"
     if isinstance(stopped, Stopped) and stopped.saved:
         return f"; --resume --out {options.out} goes on from {stopped.saved.name}"
     return " before there was a checkpoint"
+
+
+def grow(options: Options, device: torch.device, ranks: Ranks = ALONE) -> str:
+    """Begin on a stream, or go on with new days of one; says what was done."""
+    if ranks.size > 1:
+        raise OptionError("a stream is trained by one process; leave torchrun out")
+    if options.continue_:
+        wanted = vars(options.config).items() - vars(SCALES[options.scale]).items()
+        run = continuing.go_on(
+            options.continue_, options.data, device, dict(sorted(wanted))
+        )
+    else:
+        config = options.config
+        config = with_dense(config) if options.numbers == "on" else config
+        config = with_ours(config) if options.form == "ours" else config
+        seed, out = options.seed, options.out
+        run = continuing.begin(options.data, config, seed, device, out)
+    last = [record["ctr"] for record in run.log[-10:]]
+    return (
+        f"{run.step} steps, loss of the last pages before they were learnt "
+        f"{sum(last) / max(len(last), 1):.4f}\n"
+        f"written: {options.continue_ or options.out}/{continuing.NAME}"
+    )
 
 
 def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:

@@ -17,11 +17,12 @@ from safetensors.torch import save as as_bytes
 from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.fingerprint import Fingerprint, Mismatch
+from lemur_mini.data.past import Past
 from lemur_mini.files import FileError, as_json, one_line, write_atomically
 from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.remap import fingerprint_tensors, for_data
-from lemur_mini.training import Run
+from lemur_mini.training import Part, Run
 
 FACTS = {"config", "sizes", "data", "seed", "total", "step", "seconds", "log"}
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -79,7 +80,27 @@ def facts_of(run: Run, data: Fingerprint) -> dict:
         "step": run.step,
         "seconds": run.seconds,
         "log": run.log,
+        "floor": run.floor,
+        "part": part_facts(run.part),
     }
+
+
+def part_facts(part: Part | None) -> dict | None:
+    """What a checkpoint says of the stream's part, beside the tensors `past.*`."""
+    if part is None or part.past is None:
+        return None
+    facts, _ = part.past.state()
+    return {"began": part.began, "sum": part.sum, "done": part.done, "past": facts}
+
+
+def part_of(facts: dict, tensors: dict[str, torch.Tensor]) -> Part | None:
+    """The part of a stream that a checkpoint was written in; None of a table, or of a
+    checkpoint that is older than streams."""
+    if not facts.get("part"):
+        return None
+    said = facts["part"]
+    arrays = {k: v.numpy() for k, v in _part(tensors, "past").items()}
+    return Part(Past.of(said["past"], arrays), said["began"], said["sum"], said["done"])
 
 
 def tensors_of(run: Run, data: Fingerprint) -> dict[str, torch.Tensor]:
@@ -90,6 +111,9 @@ def tensors_of(run: Run, data: Fingerprint) -> dict[str, torch.Tensor]:
     for name, parameter in run.model.named_parameters():
         for moment, value in run.optimizer.state.get(parameter, {}).items():
             tensors[f"{moment}.{name}"] = value
+    if run.part and run.part.past:
+        arrays = run.part.past.state()[1]
+        tensors |= {f"past.{k}": torch.from_numpy(v) for k, v in arrays.items()}
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
@@ -102,7 +126,7 @@ def export(source: Path, path: Path) -> None:
         k: v.half() if v.dtype == torch.float32 and not k.startswith(whole) else v
         for k, v in kept.items()
     }
-    write(path, facts, halved)
+    write(path, facts | {"part": None}, halved)
 
 
 def write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
@@ -129,7 +153,8 @@ def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:
     for name, tensor in sorted(tensors.items()):
         kind = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
         value = zlib.crc32(kind.encode(), value)
-        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
+        if tensor.numel():
+            value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), value)
     return value
 
 

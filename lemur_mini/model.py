@@ -552,16 +552,27 @@ class Lemur(nn.Module):
         return len(rows)
 
     @torch.no_grad()
-    def grow(self, documents: int) -> None:
-        """Serve a larger catalogue. The bank lacks what is new until it is published;
-        the id embedding is the unknown's, row 0. Optimisers know nothing of it."""
-        table = self.ids["item"]
-        more = table.weight[:1].expand(documents - self.sizes.documents, -1)
-        weight = torch.cat([table.weight, more])
-        self.ids["item"] = nn.Embedding.from_pretrained(weight, freeze=False)
-        if self.config.has_content:
-            self.bank.grow(documents)
-        self.sizes = dataclasses.replace(self.sizes, documents=documents)
+    def grow(self, documents: int = 0, users: int = 0, queries: int = 0) -> None:
+        """Know at least so many of each. The bank lacks what is new until it is
+        published; the id embedding is the unknown's, row 0. An optimiser knows nothing
+        of it (see `Run.grow`)."""
+        sizes, bank = self.sizes, getattr(self, "bank", None)
+        counts = {"user": users, "item": documents, "query": queries}
+        for name, count in counts.items():
+            table = self.ids[name]
+            more = count + 1 - len(table.weight)
+            if more > 0:
+                new = table.weight[:1].expand(more, -1)
+                weight = torch.cat([table.weight, new])
+                self.ids[name] = nn.Embedding.from_pretrained(weight, freeze=False)
+        if bank is not None:
+            bank.grow(documents)
+        self.sizes = dataclasses.replace(
+            sizes,
+            documents=max(documents, sizes.documents),
+            users=max(users, sizes.users),
+            queries=max(queries, sizes.queries),
+        )
 
     def freeze(self, features: Features) -> None:
         """Two-stage: encode the whole catalogue once, train no encoder from now on."""

@@ -15,6 +15,7 @@ from lemur_mini.baselines import smoothed_means
 from lemur_mini.config import CLASSROOM, DENSE, Config
 from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.loading import Dataset
+from lemur_mini.data.past import LONGEST, Past, after
 from lemur_mini.devices import choose_device
 from lemur_mini.evaluation import auc, qauc, slices
 from lemur_mini.files import require_folder
@@ -74,7 +75,7 @@ def fit(
     pages = prepared.pages.cut_at(until)
     index = pages.between(None, until)
     run = _begin(prepared, config, seed, len(index), process)
-    file = _File(checkpoint, prepared.fingerprint, process)
+    file = KeptRun(checkpoint, prepared.fingerprint, process)
     if resume:
         run = file.resume(run)
     title = title if process.shows_progress else None
@@ -85,16 +86,30 @@ def fit(
         training.train(run, pages, index, file.save, title, lambda: ears.told)
         if config.has_content and not ears.told:
             run.model.eval().publish(prepared.features)
+        if checkpoint and not ears.told:
+            run.part = training.Part(past_of(prepared, config, until), run.step)
         file.save(run)
         if ears.told:
             raise Stopped(ears.told, file.path)
     return run
 
 
-class _File:
+def past_of(prepared: Prepared, config: Config, until: int) -> Past:
+    """What a stream that goes on from here needs of the log before `until`."""
+    dataset = prepared.dataset
+    past = after(dataset.log, until, LONGEST, config.history_long, config.history_seen)
+    past.known = {"users": len(dataset.users), "queries": len(dataset.queries)}
+    past.texts = {"user_id": isinstance(dataset.users.tolist()[0], str)}
+    past.sources = [str(dataset.folder.resolve())] if dataset.folder else []
+    return past
+
+
+class KeptRun:
     """Where a training is kept, if it is: found to be writable before it begins."""
 
-    def __init__(self, path: Path | None, data: Fingerprint, process: OneProcess):
+    def __init__(
+        self, path: Path | None, data: Fingerprint | None, process: OneProcess
+    ):
         self.path = None if path is None else Path(path)
         self.data, self.process = data, process
         self.known: list[Path] = []  # the path, once it holds this very training

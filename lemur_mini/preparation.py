@@ -128,9 +128,14 @@ def config_for(config: Config, dataset: Dataset) -> Config:
     encoded ENCODED times in the pass, at random times, however often it is shown."""
     if not dataset.is_feed:
         return config
-    usual = SCALES.get(config.scale, config)
     shown = len(dataset.log.item) / max(len(dataset.items), 1)
-    share = round(min(1.0, ENCODED / shown), 2)
+    return for_feed(config, round(min(1.0, ENCODED / shown), 2))
+
+
+def for_feed(config: Config, share: float = 1.0) -> Config:
+    """The configuration as a feed takes it; share: of the documents of a batch that
+    are encoded."""
+    usual = SCALES.get(config.scale, config)
     changes = FEED_CHANGES | {"forward_share": share, "backward_share": share}
     return config.replace(
         **{k: v for k, v in changes.items() if at_usual(config, usual, k)}

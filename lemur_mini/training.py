@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,11 +22,23 @@ from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch, Pages
+from lemur_mini.data.past import Past
 from lemur_mini.devices import autocast
 from lemur_mini.errors import Mendable
 from lemur_mini.model import Lemur, Sizes, StepOptions
 
 LOG_EVERY = 20  # steps
+
+
+class Stream(Protocol):
+    """A log that is read as it goes (`data.PageStream`): its pages, `pages` at a time,
+    each time anew from the beginning of this part."""
+
+    def stream(self, pages: int) -> Iterator[Batch]: ...
+
+
+class LogError(Mendable, ValueError):
+    """A log that is read again and is not the same."""
 
 
 class SeedError(Mendable, ValueError):
@@ -43,6 +59,16 @@ def make_model(
 
 
 @dataclass
+class Part:
+    """One part of a stream: what came before it, and how far training is in it."""
+
+    past: Past | None = None  # at its beginning; once it is done, at its end
+    began: int = 0  # step of the run
+    sum: int = 0  # of the last batch, by which a log that is read again is known
+    done: bool = True
+
+
+@dataclass
 class Run:
     """A training in progress: all that a checkpoint has to hold."""
 
@@ -52,6 +78,7 @@ class Run:
     total: int  # steps
     pretraining: bool = False  # the contrast alone, the first of two stages
     floor: float = 0.0  # share of the rate that stays after `total`: a daily stream
+    part: Part | None = None  # of a stream that is read now, or was read last
     step: int = 0
     seconds: float = 0.0  # of training
     log: list[dict] = field(default_factory=list)
@@ -92,6 +119,32 @@ class Run:
     @property
     def device(self) -> torch.device:
         return self.features.tokens.device
+
+    def grow(self, **counts: int) -> None:
+        """Rows for at least so many users, documents and queries: the model's as
+        `Lemur.grow` says, and the optimiser's moments of what is new are 0."""
+        before = {name: table.weight for name, table in self.model.ids.items()}
+        self.model.grow(**counts)
+        for name, old in before.items():
+            new = self.model.ids[name].weight
+            if new is old:
+                continue
+            for group in self.optimizer.param_groups:
+                group["params"] = [new if p is old else p for p in group["params"]]
+            moments = self.optimizer.state.pop(old, {})
+            more = (0, 0, 0, len(new) - len(old))
+            self.optimizer.state[new] = {
+                k: F.pad(v, more) if v.dim() else v for k, v in moments.items()
+            }
+
+    def make_room(self, batch: Batch) -> None:
+        """Rows for the users and queries of a stream's batch. Tables double, so that
+        where they grow follows from the batches alone."""
+        highest = {"users": int(batch.user.max()), "queries": int(batch.query.max())}
+        sizes = dataclasses.asdict(self.model.sizes)
+        lacking = {k: n + 1 for k, n in highest.items() if n >= sizes[k]}
+        if lacking:
+            self.grow(**{k: max(1024, 1 << n.bit_length()) for k, n in lacking.items()})
 
     @cached_property
     def watch(self) -> finite.Watch:
@@ -204,44 +257,85 @@ def prefetch(
 
 def train(
     run: Run,
-    pages: Pages,
-    index: np.ndarray,
+    pages: Pages | Stream,
+    index: np.ndarray | None = None,
     save: Callable[[Run], None] | None = None,
     title: str | None = "training",
     told: Callable[[], object] = lambda: None,
 ) -> Run:
-    """Train on the pages at `index`, in that order, each once; go on where `run` is.
+    """Train on the pages at `index`, in that order, or on all pages of a stream, each
+    once; go on where `run` is. Tables of ids grow as a stream names new users and
+    queries (`Run.make_room`).
 
     `save(run)` is called every `checkpoint_every` steps. title: of the progress bar;
     None for no bar. Stops after the step in which `told()` becomes true. Raises
     FloatingPointError, naming the step, before anything that is no number is saved."""
     config, began = run.config, time.perf_counter() - run.seconds
-    index = index[run.step * config.batch_pages :]
+    run.part = run.part or (Part(began=run.step) if index is None else None)
     run.model.train()
-    batches = pages.stream(index, config.batch_pages, config.history_long)
-    stream = prefetch(batches, run.device, config.longer_merge)
+    stream = prefetch(to_come(run, pages, index), run.device, config.longer_merge)
     bar = tqdm(
         stream,
         title,
-        run.total,
+        None if index is None else run.total,
         initial=run.step,
         unit="step",
         mininterval=1,
         disable=title is None,
     )
     for batch in bar:
+        if index is None:
+            run.make_room(batch)
         record = train_step(run, batch)
         run.seconds = time.perf_counter() - began
         if record:
             run.log.append(record)
             bar.set_postfix(loss=f"{record['ctr']:.3f}", refresh=False)
-        if told():
+        stop, due = told(), run.step % config.checkpoint_every == 0
+        if run.part and (stop or due):
+            run.part.sum = sum_of(batch)
+        if stop:
             break
-        if save and run.step % config.checkpoint_every == 0:
+        if save and due:
             run.watch.check()
             save(run)
     run.watch.check()
     return run
+
+
+def to_come(
+    run: Run, pages: Pages | Stream, index: np.ndarray | None
+) -> Iterator[Batch]:
+    """The batches that the run has not seen: of a table, by their place; of a stream,
+    read again up to there."""
+    size = run.config.batch_pages
+    if index is not None and isinstance(pages, Pages):
+        rest = index[run.step * size :]
+        return pages.stream(rest, size, run.config.history_long)
+    assert run.part is not None and not isinstance(pages, Pages)
+    return beyond(pages.stream(size), run.step - run.part.began, run.part.sum)
+
+
+def beyond(batches: Iterator[Batch], steps: int, known: int) -> Iterator[Batch]:
+    """Batches after those of so many steps. Raises LogError where the last of these is
+    not the batch of that sum, or not there."""
+    seen, last = 0, None
+    for batch in islice(batches, steps):
+        seen, last = seen + 1, batch
+    if seen < steps or (last and sum_of(last) != known):
+        raise LogError(
+            f"step {steps} of this part was trained on other rows than this log holds; "
+            "give the log that the run was stopped in, as it was"
+        )
+    yield from batches
+
+
+def sum_of(batch: Batch) -> int:
+    """A checksum of who was shown what, and of what came of it."""
+    value = 0
+    for part in (batch.user, batch.query, batch.qid, batch.item, batch.label):
+        value = zlib.crc32(part.cpu().numpy().tobytes(), value)
+    return value
 
 
 @torch.no_grad()

@@ -257,7 +257,7 @@ def test_resumed_run_equals_the_uninterrupted_one(
     assert facts == wanted_facts and len(facts["log"]) == 5
     assert same(tensors, wanted)
     kinds = {name.split(".")[0] for name in tensors}
-    assert kinds == {"model", "exp_avg", "exp_avg_sq", "step", "data"}
+    assert kinds == {"model", "exp_avg", "exp_avg_sq", "step", "data", "past"}
     assert ("model.bank.vectors" in tensors) == (groups != BASELINE)
 
 

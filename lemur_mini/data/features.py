@@ -66,7 +66,17 @@ def make_tokenizer(dataset: Dataset, config: Config) -> PreTrainedTokenizerFast:
         return _with_marks(load_pretrained(AutoTokenizer, config.pretrained))
     saved = dataset.folder / "tokenizer.json" if dataset.folder else None
     if saved and saved.is_file():
-        return PreTrainedTokenizerFast(tokenizer_object=_read_saved(saved), **SPECIAL)
+        return saved_tokenizer(saved)
+    return train_tokenizer(_training_texts(dataset), config)
+
+
+def saved_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """That of a tokenizer.json. Raises DataError."""
+    return PreTrainedTokenizerFast(tokenizer_object=_read_saved(path), **SPECIAL)
+
+
+def train_tokenizer(texts: Iterable[str], config: Config) -> PreTrainedTokenizerFast:
+    """New byte pairs of these texts."""
     # not WordPiece: `tokenizers` trains that one differently in every process, and a
     # resumed run would read other tokens than the one it goes on from
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]", fuse_unk=True))
@@ -77,7 +87,7 @@ def make_tokenizer(dataset: Dataset, config: Config) -> PreTrainedTokenizerFast:
         special_tokens=list(SPECIAL.values()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_training_texts(dataset), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
@@ -173,8 +183,13 @@ def make_features(
 
 def order_fields(dataset: Dataset, config: Config) -> list[str]:
     """The text fields: those the configuration knows first, then the others."""
-    known = [name for name, _ in config.field_tokens if name in dataset.texts]
-    return known + [name for name in dataset.texts if name not in known]
+    return in_order(dataset.texts, config)
+
+
+def in_order(fields: Iterable[str], config: Config) -> list[str]:
+    """As `order_fields`, of their names."""
+    known = [name for name, _ in config.field_tokens if name in fields]
+    return known + [name for name in fields if name not in known]
 
 
 def field_limit(config: Config, name: str) -> int:

@@ -58,7 +58,9 @@ class Fingerprint:
 
     def _check_content(self, other: Fingerprint, rows: np.ndarray) -> None:
         known = np.flatnonzero(rows >= 0)
-        changed = self.content[rows[known]] != other.content[known]  # (known, 2)
+        mine, theirs = self.content[rows[known]], other.content[known]  # (known, 2)
+        taken = mine.any(axis=1) & theirs.any(axis=1)  # 0: a stream has not met it
+        changed = (mine != theirs) & taken[:, None]
         if not changed.any():
             return
         first = int(np.flatnonzero(changed.any(axis=1))[0])
@@ -87,7 +89,7 @@ def _places(known: list, asked: list, what: str) -> np.ndarray:
 def fingerprint(dataset: Dataset, features: Features, tokenizer, names) -> Fingerprint:
     """Of a data set and the features that were made of it, on the CPU. names: of its
     text fields, in order (see `order_fields`)."""
-    log, content = dataset.log, _content(dataset, features)
+    log, content = dataset.log, content_of(dataset, features)
     arrays = (log.user, log.qid, log.query, log.item, log.timestamp, log.label)
     exact = (np.asarray(a, None if a.dtype == np.float64 else np.int64) for a in arrays)
     ids = {"users": dataset.users.tolist(), "items": dataset.items.tolist()}
@@ -98,12 +100,21 @@ def fingerprint(dataset: Dataset, features: Features, tokenizer, names) -> Finge
         "texts": _sum(content[:, TEXT].tobytes()),
         "pictures": _sum(content[:, PICTURE].tobytes()),
         **{name: _sum(json.dumps(values).encode()) for name, values in ids.items()},
-        "tokenizer": _sum(json.dumps(sorted(tokenizer.get_vocab().items())).encode()),
-        "fields": " ".join(names) or "none",
-        "image_size": str(features.images.shape[-1]),
-        "kind": "feed" if dataset.is_feed else "search",
     }
+    size = features.images.shape[-1]
+    parts |= read_as(tokenizer, names, size, dataset.is_feed)
     return Fingerprint(parts, ids, content)
+
+
+def read_as(tokenizer, names, image_size: int, feed: bool) -> dict[str, str]:
+    """The parts of a fingerprint that say how data is read, whatever it holds."""
+    words = sorted(tokenizer.get_vocab().items())
+    return {
+        "tokenizer": _sum(json.dumps(words).encode()),
+        "fields": " ".join(names) or "none",
+        "image_size": str(image_size),
+        "kind": "feed" if feed else "search",
+    }
 
 
 def _sum(*pieces: bytes) -> str:
@@ -113,7 +124,7 @@ def _sum(*pieces: bytes) -> str:
     return f"{value:08x}"
 
 
-def _content(dataset: Dataset, features: Features) -> np.ndarray:
+def content_of(dataset: Dataset, features: Features) -> np.ndarray:
     """(N, 2): sums of tokens and types, and of the picture's file, 0 for none."""
     out = np.zeros((len(dataset.items), 2), np.uint32)
     tokens, types = features.tokens.numpy(), features.types.numpy()

@@ -10,6 +10,7 @@ import pyarrow as pa
 from lemur_mini.data.errors import DataError, Origin
 from lemur_mini.data.parts import read_path
 from lemur_mini.data.schema import IMPRESSIONS, ITEMS, read_items, read_log
+from lemur_mini.data.sources import places
 from lemur_mini.data.tables import HUB, of_hub
 from lemur_mini.files import one_line
 
@@ -36,9 +37,10 @@ def read_tables(source) -> tuple[pa.Table, pa.Table]:
 
 
 def _local(path: Path) -> tuple[pa.Table, Origin]:
-    if not path.exists():
+    found = places(path.parent, path.name)
+    if not found:
         raise DataError(f"{path}: not found; a data set is {ITEMS} and {IMPRESSIONS}")
-    table, untyped = read_path(path)
+    table, untyped = read_path(*found)
     return table, Origin(path.name, untyped=untyped)
 
 

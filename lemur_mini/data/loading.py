@@ -93,7 +93,7 @@ def load(source: str | Path) -> Dataset:
         folder=folder,
         items=items["item_id"].to_numpy(),
         texts=texts,
-        images=_images(items, counts),
+        images=images_of(items, counts),
         users=users,
         queries=queries,
         log=log,
@@ -130,7 +130,7 @@ def only(dataset: Dataset, documents: list[dict]) -> Dataset:
         problem = f"{ids[twice[0]]} is in the catalogue already"
         fail(where, "item_id", int(twice[0]), problem, "give it another")
     texts = {name: table[name].to_pylist() for name in dataset.texts}
-    images = _images(table, Counter())
+    images = images_of(table, Counter())
     unknown = None if dataset.created is None else np.full(len(ids), np.nan)
     return replace(
         dataset,
@@ -195,7 +195,8 @@ def _created(items: pa.Table) -> np.ndarray | None:
     return seconds(items["created_at"]) if given else None
 
 
-def _images(items: pa.Table, counts: Counter) -> list:
+def images_of(items: pa.Table, counts: Counter) -> list:
+    """Pictures as bytes, paths or None, of a table from `read_items`."""
     if "image" not in items.column_names:
         images = [None] * items.num_rows
     else:

@@ -101,13 +101,15 @@ class Pages:
         *,
         seen: int = 0,
         dense: dict[str, np.ndarray] | None = None,
+        shown: tuple | None = None,
     ):
         """watches: user, item and time (W,) in time order, where histories hold more
         than this log shows (see `PageStream`). seen: how many documents that the user
-        was shown before batches name. dense: `statistics` and `match` of impressions,
-        (I, F) each, where batches are to hold them."""
+        was shown before batches name; shown: as `watches`, of these, ~item where it was
+        not watched. dense: `statistics` and `match` of impressions, (I, F) each, where
+        batches are to hold them."""
         self.log, self.size, self._watches = log, size, watches
-        self.seen, self.dense = seen, dense or {}
+        self.seen, self.dense, self._shown = seen, dense or {}, shown
         order = np.lexsort((np.arange(len(log.qid)), log.qid))  # by QID, then time
         qid = log.qid[order]
         first = np.r_[True, qid[1:] != qid[:-1]]  # of a session, below: of its part
@@ -133,7 +135,8 @@ class Pages:
         self.watched = self._by_user(*watches)
         if seen:
             signed = np.where(log.label == 1, log.item, ~log.item)  # below 0: skipped
-            self.shown_before = self._by_user(log.user, signed, log.timestamp)
+            shown = shown or (log.user, signed, log.timestamp)
+            self.shown_before = self._by_user(*shown)
 
     def _by_user(self, user, item, time) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Events (W,) in order of user, then time: their items, and from where to where
@@ -172,6 +175,7 @@ class Pages:
             self._watches,
             seen=self.seen,
             dense=self.dense,
+            shown=self._shown,
         )
 
     def shown(self, index: np.ndarray) -> np.ndarray:

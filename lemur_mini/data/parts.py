@@ -43,9 +43,10 @@ def kind_of(path: Path) -> str | None:
     return READERS.get(ends[-1]) if ends else None
 
 
-def read_path(path: Path) -> tuple[pa.Table, bool]:
-    """A file, or a folder of parts, and whether it holds texts alone."""
-    found = parts(path)
+def read_path(*paths: Path) -> tuple[pa.Table, bool]:
+    """A file, or a folder of parts, or several of them behind one another, and whether
+    they hold texts alone."""
+    found = [pair for path in paths for pair in parts(path)]
     kinds = {kind_of(part) for part, _ in found}
     tables = [_with(_read_file(part), part, keys) for part, keys in found]
     return _joined(tables, [part for part, _ in found]), kinds == {"csv"}
@@ -97,15 +98,16 @@ def _holds_more(kind: pa.DataType) -> bool:
     return nested or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def blocks(path: Path, size: int, columns) -> Iterator[tuple[pa.Table, bool]]:
+def blocks(path: Path, size: int, columns=None) -> Iterator[tuple[pa.Table, bool]]:
     """A parquet file, or a folder of parts, `size` rows at a time, and whether they
-    are the last. Only these columns, where they are there."""
+    are the last. Only these columns, where they are there; None: all."""
     found = parts(path)
     total, before = sum(_rows(part) for part, _ in found), 0
     for part, keys in found:
         try:
             with open_parquet(part) as file:
-                there = [n for n in file.schema_arrow.names if n in columns]
+                names = file.schema_arrow.names
+                there = names if columns is None else [n for n in names if n in columns]
                 if not total:
                     yield _with(file.read(), part, keys), True
                 for batch in file.iter_batches(size, columns=there):

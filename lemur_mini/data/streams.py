@@ -1,7 +1,8 @@
-"""Pages of a log that is larger than memory, from parquet in time order."""
+"""Pages of a log that is larger than memory, in time order."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -14,132 +15,144 @@ from lemur_mini.data.errors import DataError, Origin, fail
 from lemur_mini.data.folders import read_about
 from lemur_mini.data.joins import encode, group_of, item_rows
 from lemur_mini.data.loading import Log
-from lemur_mini.data.pages import PAD, Batch, Pages, make_batch
-from lemur_mini.data.parts import blocks
+from lemur_mini.data.pages import Batch, Pages, make_batch
+from lemur_mini.data.past import LONGEST, Past, Recent, Trail, events
 from lemur_mini.data.schema import IMPRESSIONS, ITEMS, LOGGED, read_items, read_log
+from lemur_mini.data.sources import rows_of, tables_of
 from lemur_mini.data.times import seconds, ticks
 
-
-class Recent:
-    """The last `length` watched rows of every user: a ring buffer (users, length)."""
-
-    def __init__(self, length: int):
-        self.ring = np.full((1024, length), PAD, np.int32)
-        self.count = np.zeros(1024, np.int64)  # ever watched, of every user
-
-    def push(self, user: np.ndarray, item: np.ndarray) -> None:
-        """Append watches (W,), in time order."""
-        length = self.ring.shape[1]
-        while len(user) and user.max() >= len(self.count):
-            self.ring = np.concatenate([self.ring, np.full_like(self.ring, PAD)])
-            self.count = np.concatenate([self.count, np.zeros_like(self.count)])
-        order = np.argsort(user, kind="stable")
-        user, item = user[order], item[order]
-        begin = np.searchsorted(user, user)
-        rank = np.arange(len(user)) - begin  # among the user's new ones
-        last = rank >= np.searchsorted(user, user, "right") - begin - length
-        place = (self.count[user] + rank) % length
-        self.ring[user[last], place[last]] = item[last]
-        self.count += np.bincount(user, minlength=len(self.count))
-
-    def read(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Users and rows (W,) of what these users watched, oldest first."""
-        users = users[users < len(self.count)]
-        length = self.ring.shape[1]
-        number = self.count[users][:, None] - length + np.arange(length)  # (users, L)
-        owner = np.broadcast_to(users[:, None], number.shape)
-        there = number >= 0
-        return owner[there], self.ring[owner[there], number[there] % length]
+__all__ = ["PageStream", "Recent"]  # others look for it here
 
 
 class PageStream:
     """The batches of `Pages.stream`, read `chunk` impressions at a time.
 
-    Memory holds item ids, distinct users and query texts, `length` watched rows a user,
-    and the impressions of the last `longest` seconds: no session may last longer (an id
-    that comes back later begins a new one). It knows no periods: a session that lasts
-    from one into the next stays whole. The file, or folder of parts, must be in time
-    order; raises DataError, naming the first row that is not, and whatever else `load`
-    refuses."""
+    source: a folder (see `sources.places`), or a pair of items and impressions: lists
+    of paths, Arrow tables, or what `datasets` streams. Memory holds item ids, distinct
+    users and query texts, `length` watched rows a user (and `seen` shown ones), and the
+    impressions of the last `longest` seconds: no session may last longer (an id that
+    comes back later begins a new one). It knows no periods: a session that lasts from
+    one into the next, or from one file into the next, stays whole.
+
+    past: of the parts of the log before this one. Rows that it has seen are skipped,
+    users and queries keep their rows (`known` lists their names, `items` all ids of the
+    catalogue in theirs), histories go on, and a session that began in it is cut where
+    this part begins, as `Pages.cut_at` would. `after`, at the end: that of the next.
+
+    The log must be in time order; raises DataError, naming the first row that is not,
+    and whatever else `load` refuses."""
 
     def __init__(
         self,
-        folder: str | Path,
+        source: str | Path | tuple,
         size: int,
         length: int,
-        longest: int = 86_400,
+        longest: int = LONGEST,
         chunk: int = 2**18,
+        *,
+        seen: int = 0,
+        past: Past | None = None,
+        known: dict[str, list] | None = None,
+        items: np.ndarray | None = None,
     ):
-        self.folder, self.size, self.length = Path(folder), size, length
+        self.size, self.length, self.seen = size, length, seen
         self.longest, self.chunk = longest, chunk
-        self.unit = read_about(self.folder).get("time_unit")
-        found = [t for t, _ in blocks(self.folder / ITEMS, 2**16, ("item_id",))]
-        self.items = read_items(pa.concat_tables(found).select(range(1)))
+        folder = None if isinstance(source, tuple) else Path(source)
+        self.unit = read_about(folder).get("time_unit") if folder else None
+        found, self.log = tables_of(source)
+        self.items = ids_of(found, folder) if items is None else _table(items)
+        if self.log is None:
+            problem = f"{(folder or Path()) / IMPRESSIONS}: not found, nor shards of it"
+            raise DataError(f"{problem}, nor date= folders; write it, or parts of it")
+        self.past, self.after = past, None
+        self.users, self.queries = _Names(), _Names()
+        for name in ("users", "queries") if known else ():
+            getattr(self, name).take(known[name])
+        self.skipped = self.straddling = 0  # rows; sessions cut where this part begins
 
     def stream(self, pages: int) -> Iterator[Batch]:
         """All pages in time order of their sessions, `pages` at a time."""
         held: list[tuple] = []
         for block in self._blocks():
+            mine = np.flatnonzero(block.log.period[block.rows[:, 0]] > 0)
             low = 0
-            while low < len(block):
-                missing = pages - sum(len(part[0]) for part in held)
-                index = np.arange(low, min(low + missing, len(block)))
-                held.append(block.arrays(index, self.length))
+            while low < len(mine):
+                missing = pages - sum(len(part[0]) for part, _ in held)
+                index = mine[low : low + missing]
+                held.append((block.arrays(index, self.length), block.more(index)))
                 low += len(index)
                 if len(index) == missing:
-                    yield make_batch(*map(np.concatenate, zip(*held, strict=True)))
+                    yield _joined(held)
                     held = []
         if held:
-            yield make_batch(*map(np.concatenate, zip(*held, strict=True)))
+            yield _joined(held)
 
     def _blocks(self) -> Iterator[Pages]:
         """Pages of all sessions that have ended, whenever some have."""
-        recent, cut = Recent(self.length), 0
-        rows = watches = None  # not yet on a page; not yet in `recent`
-        groups = _Names()
-        for log, last in self._logs(groups):
-            mine = log.label == 1
-            new = log.user[mine], log.item[mine], log.timestamp[mine]
-            watches = new if watches is None else _append(watches, new)
+        past = copy.deepcopy(self.past) or Past.empty(self.length, self.seen)
+        trails, settled, groups = past.trails(), past.cut, _Names()
+        groups.rows, groups.next = dict(past.groups), past.sessions
+        rows = past.tail  # not yet on a page, or of the past
+        for log in self._logs(groups, past):
+            for name, trail in trails.items():
+                trail.add(*events(log)[name])
             rows = log if rows is None else _join(rows, log)
-            before, cut = cut, rows.timestamp[-1] + (1 if last else -self.longest)
-            _, first, session = np.unique(
-                rows.qid, return_index=True, return_inverse=True
-            )
-            ended = rows.timestamp[first][session] < cut
+            since, start = _beginnings(rows)
+            cut = rows.timestamp[-1] - self.longest
+            ended = start < cut
             if ended.any():
                 block, rows = _take(rows, ended), _take(rows, ~ended)
                 groups.keep(rows.qid)
-                old = recent.read(np.unique(block.user))  # all before any session here
-                old = *old, np.full(len(old[0]), before - 1)
-                yield Pages(block, self.size, _append(old, watches))
-            past = watches[2] < cut  # before every session that is still to come
-            recent.push(*(part[past] for part in watches[:2]))
-            watches = tuple(part[~past] for part in watches)
+                yield self._pages(block, trails, settled)
+            settled = max(settled, min([cut, *since[~ended][:1]]))
+            for trail in trails.values():  # before every session still to come
+                trail.settle(settled)
+        yield self._pages(rows, trails, settled)
+        past.until = _following(rows.timestamp[-1])
+        past.cut, past.tail = np.asarray(settled).item(), _done(rows)
+        past.groups, past.sessions = list(groups.rows.items()), groups.next
+        past.known = {"users": self.users.next, "queries": self.queries.next}
+        self.after = past
 
-    def _logs(self, groups: _Names) -> Iterator[tuple[Log, bool]]:
-        """The file in pieces with dense ids, and whether it is the last piece."""
-        names, offset, before = {"user_id": _Names(), "query": _Names()}, 0, None
-        names["group"], kinds = groups, None
-        for table, last in blocks(self.folder / IMPRESSIONS, self.chunk, LOGGED):
+    def _pages(self, block: Log, trails: dict[str, Trail], before) -> Pages:
+        """Of sessions that began at `before` or later."""
+        old, new = (block.qid[block.period == k] for k in (0, 1))
+        self.straddling += len(np.intersect1d(old, new))
+        users, time = np.unique(block.user), np.nextafter(before, -np.inf)
+        known = {name: t.before(users, time) for name, t in trails.items()}
+        return Pages(
+            block, self.size, known["watched"], seen=self.seen, shown=known.get("shown")
+        )
+
+    def _logs(self, groups: _Names, past: Past) -> Iterator[Log]:
+        """The log in pieces, with dense ids and without what the past has seen."""
+        offset, before, last = 0, None, None
+        for table in rows_of(self.log, self.chunk, LOGGED):
             try:
                 table = read_log(table, self.items, unit=self.unit)
             except DataError as error:
                 raise DataError(f"{error} (rows count from row {offset})") from None
-            kinds = _check_kinds(table, kinds, offset)
-            log = self._dense(table, names)
-            _check_order(ticks(table["timestamp"]), log.timestamp, before, offset)
-            offset, before = offset + len(log.label), log.timestamp[-1]
-            yield log, last
+            _check_texts(table, past.texts, offset)
+            time, tick = seconds(table["timestamp"]), ticks(table["timestamp"])
+            _check_order(tick, time, before, offset)
+            offset, before = offset + len(time), time[-1]
+            new = time >= past.until
+            self.skipped += int((~new).sum())
+            if new.any():
+                last = self._dense(table.filter(pa.array(new)), groups)
+                yield last
+        if last is None:
+            problem = f"ends at {before}, and all before {past.until} has been seen"
+            fail(IMPRESSIONS, "timestamp", None, problem, "give the days after it")
 
-    def _dense(self, table: pa.Table, names: dict) -> Log:
+    def _dense(self, table: pa.Table, groups: _Names) -> Log:
         group, time = group_of(table), seconds(table["timestamp"])
         where = Origin(IMPRESSIONS), Origin(ITEMS)
         item = item_rows(table, self.items, *where)
-        user, qid = names["user_id"](table["user_id"]), names["group"](table[group[0]])
-        query = names["query"](table["query"]) if group[1:] else np.zeros_like(user)
+        user, qid = self.users(table["user_id"]), groups(table[group[0]])
+        query = self.queries(table["query"]) if group[1:] else np.zeros_like(user)
         label = table["label"].to_numpy().astype(np.int8)
-        return Log(user, qid, query, item, time, label)
+        return Log(user, qid, query, item, time, label, np.ones_like(user))
 
 
 class _Names:
@@ -147,31 +160,55 @@ class _Names:
 
     def __init__(self):
         self.rows: dict = {}
+        self.names: list = []  # by row, for those who read while others write
         self.next = 0
 
     def __call__(self, values: pa.ChunkedArray) -> np.ndarray:
         codes, names = encode(values)
         names = names.to_pylist()
-        for name in names:
-            if name not in self.rows:
-                self.rows[name], self.next = self.next, self.next + 1
+        self.take(name for name in names if name not in self.rows)
         return np.array([self.rows[name] for name in names], np.int64)[codes]
+
+    def take(self, names) -> None:
+        """Rows for new names."""
+        for name in names:
+            self.rows[name], self.next = self.next, self.next + 1
+            self.names.append(name)
 
     def keep(self, rows: np.ndarray) -> None:
         """Forget all names but those of these rows."""
         wanted = set(np.unique(rows).tolist())
         self.rows = {name: row for name, row in self.rows.items() if row in wanted}
+        self.names = []
 
 
-def _check_kinds(table: pa.Table, before: dict | None, offset: int) -> dict:
-    """Ids are texts throughout, or numbers throughout."""
-    columns = ("user_id", group_of(table)[0])
-    kinds = {name: is_text(table[name].type) for name in columns}
-    for name in kinds if before else ():
-        if kinds[name] != before.get(name):
+def ids_of(items, folder: Path | None) -> pa.Table:
+    """The item ids of a catalogue, each once. Raises DataError."""
+    if items is None:
+        raise DataError(
+            f"{(folder or Path()) / ITEMS}: not found; write one row an item"
+        )
+    found = list(rows_of(items, 2**16, ("item_id",)))
+    return read_items(pa.concat_tables(found).select(range(1)))
+
+
+def _table(ids: np.ndarray) -> pa.Table:
+    return pa.table({"item_id": pa.array(ids.tolist())})
+
+
+def _joined(held: list[tuple]) -> Batch:
+    arrays, more = zip(*held, strict=True)
+    named = {name: np.concatenate([part[name] for part in more]) for name in more[0]}
+    return make_batch(*map(np.concatenate, zip(*arrays, strict=True)), **named)
+
+
+def _check_texts(table: pa.Table, before: dict[str, bool], offset: int) -> None:
+    """Ids are texts throughout, or numbers throughout: now and in the past."""
+    for name in ("user_id", group_of(table)[0]):
+        now = is_text(table[name].type)
+        if before.setdefault(name, now) != now:
             problem = "texts and numbers stand in one column of ids"
             fail(IMPRESSIONS, name, offset, problem, "write all parts in one type")
-    return kinds
 
 
 def _check_order(ticks: np.ndarray, time: np.ndarray, before, offset: int) -> None:
@@ -184,8 +221,15 @@ def _check_order(ticks: np.ndarray, time: np.ndarray, before, offset: int) -> No
         fail(IMPRESSIONS, "timestamp", offset + int(early[0]), problem, remedy)
 
 
-def _append(first: tuple, second: tuple) -> tuple[np.ndarray, ...]:
-    return tuple(map(np.concatenate, zip(first, second, strict=True)))
+def _beginnings(rows: Log) -> tuple[np.ndarray, np.ndarray]:
+    """When the session of each row (I,) began, and when its rows of this part did:
+    pages come in order of the latter, histories end at the former."""
+    _, first, session = np.unique(rows.qid, return_index=True, return_inverse=True)
+    since = rows.timestamp[first]
+    start, new = since.copy(), np.flatnonzero(rows.period > 0)
+    mine, first = np.unique(session[new], return_index=True)
+    start[mine] = rows.timestamp[new[first]]
+    return since[session], start[session]
 
 
 def _join(first: Log, second: Log) -> Log:
@@ -195,3 +239,15 @@ def _join(first: Log, second: Log) -> Log:
 
 def _take(log: Log, mask: np.ndarray) -> Log:
     return Log(*(getattr(log, f.name)[mask] for f in fields(Log)))
+
+
+def _following(time):
+    """The first moment after this one, as log times are kept."""
+    whole = isinstance(time, np.integer)
+    return int(time) + 1 if whole else float(np.nextafter(time, np.inf))
+
+
+def _done(log: Log) -> Log:
+    """The same rows, as rows of the past."""
+    parts = {f.name: getattr(log, f.name) for f in fields(Log)}
+    return Log(**parts | {"period": np.zeros_like(log.period)})

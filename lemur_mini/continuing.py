@@ -1,0 +1,307 @@
+"""A log that grows: begin on a stream, go on with tomorrow's days, lose nothing.
+
+One file holds a run, `RUN/lemur.safetensors`, and it always is the end of some day: a
+part that is being learnt is kept beside it, in `lemur.part.safetensors`, every
+`checkpoint_every` steps. Whoever is killed goes on from there by the same command.
+
+The rule of the learning rate: a run that begins on a stream warms up over
+`warm_up` x STREAM_STEPS steps and then keeps its rate, since nobody knows its end. A
+run that was trained on a table, whose rate has fallen to zero, goes on at CONTINUED of
+it. # our choice, both.
+
+A stream read in two parts gives the weights that one run over both gives, bit by bit,
+where the first part fills its last batch and no session lasts over its end: that batch
+would be filled from tomorrow, and such a session is cut. Where the catalogue has grown
+in between, up to the rounding of the gradient's norm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lemur_mini import checkpoints, training
+from lemur_mini.checkpoints import CheckpointError
+from lemur_mini.config import Config
+from lemur_mini.data.catalogue import Catalogue, source_of
+from lemur_mini.data.errors import DataError
+from lemur_mini.data.features import (
+    make_tokenizer,
+    saved_tokenizer,
+    train_tokenizer,
+)
+from lemur_mini.data.fingerprint import Fingerprint, read_as
+from lemur_mini.data.joins import group_of
+from lemur_mini.data.past import Past
+from lemur_mini.data.schema import IMPRESSIONS, ITEMS, LOGGED
+from lemur_mini.data.sources import rows_of, tables_of
+from lemur_mini.data.store import Store
+from lemur_mini.data.streams import PageStream
+from lemur_mini.files import write_text_atomically
+from lemur_mini.interrupts import Stopped
+from lemur_mini.memory_bank import NEVER
+from lemur_mini.model import Lemur, Sizes
+from lemur_mini.pipeline import KeptRun, OneProcess
+from lemur_mini.preparation import for_feed
+from lemur_mini.remap import fingerprint_of
+from lemur_mini.training import Part, Run, make_model
+
+NAME = "lemur.safetensors"
+TOKENIZER = "tokenizer.json"
+STREAM_STEPS = 2000  # shares of a run without an end are of so many steps
+CONTINUED = 0.1  # of the learning rate
+SLOTS = 16_384  # documents and queries whose features are kept
+FIRST = 100_000  # impressions, of whose texts a stream's tokenizer is made
+
+
+class Streaming(OneProcess):
+    """How the training of a stream is kept: with the names that it has met by then."""
+
+    def __init__(self, stream: PageStream, store: Store, parts: dict[str, str]):
+        self.stream, self.store, self.parts = stream, store, parts
+
+    def save(self, run: Run, path: Path, data: Fingerprint | None = None) -> None:
+        """Write a checkpoint."""
+        sizes, names = run.model.sizes, self.stream
+        known = {
+            "users": names.users.names[: sizes.users],
+            "items": self.store.catalogue.ids,
+            "queries": names.queries.names[: sizes.queries],
+        }
+        checkpoints.save(run, path, Fingerprint(self.parts, known, self.store.content))
+
+
+def begin(
+    source,
+    config: Config,
+    seed: int,
+    device: torch.device,
+    out: Path,
+    slots: int = SLOTS,
+    **stream,
+) -> Run:
+    """Train on a stream from its beginning to its end, so far, and keep the run in a
+    folder. source: as `PageStream` takes it; stream: settings of it. Raises what it
+    raises, DataError for what a stream has not."""
+    items, log = tables_of(source)
+    catalogue = Catalogue()
+    if (out / NAME).is_file():
+        raise DataError(f"{out / NAME}: a run is there; give another --out")
+    if items is None or log is None:
+        raise DataError(f"{source}: no {ITEMS} and {IMPRESSIONS}, nor parts of them")
+    catalogue.add(items, *folder_of(source))
+    feed = is_feed(log)
+    config = for_stream(config, feed)
+    past = Past.empty(config.history_long, config.history_seen)
+    past.sources = list(map(str, folder_of(source)))
+    pages = make_stream(source, config, catalogue, past, **stream)
+    if feed:
+        pages.queries.take([""])
+    tokenizer = first_tokenizer(source, log, catalogue, config)
+    store = Store(catalogue, pages.queries.names, config, tokenizer, device, slots)
+    fields = len(catalogue.fields)
+    sizes = Sizes(0, 0, 0, vocabulary=len(tokenizer), fields=fields, feed=feed)
+    model = make_model(config, sizes, seed, device)  # rows grow: all start alike
+    run = Run(model, store, seed, STREAM_STEPS, floor=1.0)
+    run.part = Part(past, done=False)
+    parts = read_as(tokenizer, store.names, config.image_size, feed)
+    write_text_atomically(
+        out / TOKENIZER, tokenizer.backend_tokenizer.to_str(pretty=True)
+    )
+    return learn(run, pages, {"data": "stream"} | parts, out)
+
+
+def go_on(
+    out: Path,
+    source,
+    device: torch.device,
+    wanted: dict | None = None,
+    slots: int = SLOTS,
+    **stream,
+) -> Run:
+    """Train the run in a folder on the days of a log that it has not seen. Known ids
+    keep their rows, new ones get the unknown's, the tokenizer stays. wanted: fields of
+    the configuration that the run must have. Raises CheckpointError or DataError, with
+    nothing changed, where run and log do not belong together."""
+    path, (facts, tensors) = last_of(out)
+    config, part, names = checked(path, facts, tensors, wanted or {})
+    tokenizer = kept_tokenizer(out, source, config, facts["parts"]["tokenizer"])
+    catalogue = Catalogue()
+    catalogue.know(names.names["items"])
+    for folder in dict.fromkeys([*part.past.sources, *map(str, folder_of(source))]):
+        items, where = source_of(folder)
+        if items:
+            catalogue.add(items, where)
+            part.past.sources = list(dict.fromkeys([*part.past.sources, folder]))
+    if isinstance(source, tuple) and source[0] is not None:
+        catalogue.add(source[0])
+    known = {k: names.names[k][:n] for k, n in part.past.known.items()}
+    pages = make_stream(source, config, catalogue, part.past, known=known, **stream)
+    store = Store(catalogue, pages.queries.names, config, tokenizer, device, slots)
+    store.content[: len(names.content)] = names.content
+    require_alike(facts["parts"], store, config, is_feed(pages.log))
+    model = Lemur(config, Sizes(**facts["sizes"])).to(device)
+    floor = max(facts.get("floor", 0.0), CONTINUED)
+    run = Run(model, store, facts["seed"], facts["total"], floor=floor)
+    checkpoints.restore(run, path, facts, tensors, Fingerprint(facts["parts"]))
+    run.part = part
+    if part.done:
+        run.part = Part(part.past, run.step, done=False)
+        forget(model, part.past.published)
+    run.grow(documents=len(catalogue))
+    return learn(run, pages, facts["parts"], out)
+
+
+def learn(run: Run, pages: PageStream, parts: dict[str, str], out: Path) -> Run:
+    """Train on what is to come of the part, then give every document a vector, then
+    let the result take the place of the day before."""
+    store = run.features
+    run.grow(documents=len(store.catalogue))
+    kept = KeptRun(part_file(out), None, Streaming(pages, store, parts))
+    with kept.listening() as ears:
+        training.train(run, pages, None, kept.save, "stream", lambda: ears.told)
+        if ears.told:
+            kept.save(run)
+            raise Stopped(ears.told, kept.path)
+        past = pages.after
+        if run.config.has_content:
+            (lacking,) = torch.nonzero(run.model.bank.written == NEVER, as_tuple=True)
+            run.model.eval().publish(store)
+            past.published = lacking.cpu().numpy()
+        run.part = Part(past, run.step)
+        kept.process.save(run, out / NAME)
+        part_file(out).unlink(missing_ok=True)
+    return run
+
+
+def part_file(out: Path) -> Path:
+    """Where a part is kept while it is being learnt."""
+    return out / "lemur.part.safetensors"
+
+
+def last_of(out: Path) -> tuple[Path, tuple[dict, dict]]:
+    """Where the run in a folder is: in the middle of a part, or at the end of one. What
+    is left of a part whose end was written is none. Raises CheckpointError."""
+    path, part = out / NAME, part_file(out)
+    if not part.is_file():
+        return path, checkpoints.read(path)
+    facts, tensors = checkpoints.read(part)
+    step = checkpoints.read(path)[0]["step"] if path.is_file() else 0
+    if (facts.get("part") or {}).get("began") == step:
+        return part, (facts, tensors)
+    return path, checkpoints.read(path)
+
+
+def checked(
+    path: Path, facts: dict, tensors: dict, wanted: dict
+) -> tuple[Config, Part, Fingerprint]:
+    """The configuration of a run, its part, and its names, where it can go on."""
+    part = checkpoints.part_of(facts, tensors)
+    if part is None:
+        problem = "is no run that was trained to its end, with its optimiser"
+        raise CheckpointError(
+            f"{path}: {problem}; finish it with --resume, or train it again"
+        )
+    config = checkpoints.config_of(facts)
+    for name, value in wanted.items():
+        if getattr(config, name) != value:
+            problem = f"trained with {name} {getattr(config, name)} (now {value})"
+            raise CheckpointError(f"{path}: {problem}; leave it out, or train again")
+    return for_stream(config, False), part, fingerprint_of(facts, tensors)
+
+
+def for_stream(config: Config, feed: bool) -> Config:
+    """The configuration for a stream: of a feed with the settings of feeds. Raises
+    DataError for what a stream has not."""
+    if config.dense:
+        raise DataError(
+            f"a stream has no {' and no '.join(config.dense)}, which are made of a "
+            "whole log; train with --numbers off"
+        )
+    if config.two_stage:
+        raise DataError("two_stage needs many passes, a stream has one; set it to 0")
+    return for_feed(config) if feed else config
+
+
+def make_stream(source, config: Config, catalogue: Catalogue, past, **more):
+    """The pages of a source as this configuration reads them."""
+    return PageStream(
+        source,
+        config.page_size,
+        config.history_long,
+        seen=config.history_seen,
+        past=past,
+        items=np.array(catalogue.ids),
+        **more,
+    )
+
+
+def folder_of(source) -> list[Path]:
+    """The folder of a source, if it is one."""
+    return [] if isinstance(source, tuple) else [Path(source).resolve()]
+
+
+def is_feed(log) -> bool:
+    """Whether the sessions of a log have no queries."""
+    return len(group_of(next(rows_of(log, 1, LOGGED)))) == 1
+
+
+def first_tokenizer(source, log, catalogue: Catalogue, config: Config):
+    """Beside the data, or of what the first impressions show."""
+    for folder in folder_of(source):
+        if (folder / TOKENIZER).is_file():
+            return saved_tokenizer(folder / TOKENIZER)
+    if config.pretrained:
+        return make_tokenizer(None, config)
+    return train_tokenizer(first_texts(log, catalogue), config)
+
+
+def first_texts(log, catalogue: Catalogue) -> Iterator[str]:
+    """Texts of the documents and queries that the first impressions show."""
+    table = next(rows_of(log, FIRST, LOGGED))
+    row = {name: number for number, name in enumerate(catalogue.ids)}
+    shown = {row[i] for i in table["item_id"].unique().to_pylist() if i in row}
+    for part in np.array_split(np.array(sorted(shown)), 1 + len(shown) // 1024):
+        for _, dataset in catalogue.documents(part):
+            texts = zip(*dataset.texts.values(), strict=True)
+            yield from (" ".join(t or "" for t in fields) for fields in texts)
+    if "query" in table.column_names:
+        yield from (text or "" for text in table["query"].unique().to_pylist())
+
+
+def kept_tokenizer(out: Path, source, config: Config, wanted: str):
+    """That of the run. Raises DataError where it is lost or the data has another."""
+    if config.pretrained:
+        return make_tokenizer(None, config)
+    if not (out / TOKENIZER).is_file():
+        raise DataError(f"{out / TOKENIZER}: not found; put that of the run there")
+    places = [folder / TOKENIZER for folder in (out, *folder_of(source))]
+    for path in filter(Path.is_file, places):
+        tokenizer = saved_tokenizer(path)
+        if read_as(tokenizer, [], 0, False)["tokenizer"] != wanted:
+            raise DataError(
+                f"{path}: another tokenizer than the run was trained with; remove it, "
+                "or train again"
+            )
+    return saved_tokenizer(out / TOKENIZER)
+
+
+def require_alike(parts: dict, store: Store, config: Config, feed: bool) -> None:
+    """New days are read as the days before were. Raises DataError."""
+    now = read_as(store.tokenizer, store.names, config.image_size, feed)
+    for name in ("fields", "kind"):
+        if now[name] != parts[name] and (name == "kind" or store.catalogue.shelves):
+            raise DataError(
+                f"the run was trained with {name} {parts[name]} (now {now[name]}); "
+                "write the new days as the days before, or train again"
+            )
+
+
+def forget(model: Lemur, rows: np.ndarray) -> None:
+    """What was published for serving alone: a stream in one piece never saw it."""
+    if len(rows):
+        places = torch.from_numpy(rows).to(model.bank.written.device)
+        model.bank.vectors[places] = 0
+        model.bank.written[places] = NEVER
