@@ -25,7 +25,7 @@ class FeatureTokens(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         tokens = torch.stack([p(features[g]) for g, p in self.project.items()], dim=1)
-        constant = self.constant.expand(len(tokens), -1, -1)
+        constant = self.constant.expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens, constant], dim=1)
 
 

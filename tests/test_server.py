@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -16,11 +17,13 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra serve")
 from lemur_mini import Ranker
 from lemur_mini.command import OptionError
+from lemur_mini.data.errors import DataError
 from lemur_mini.files import FileError
 from lemur_mini.serving import __main__ as command
 from lemur_mini.serving import gate, server
 from lemur_mini.serving.journal import Journal, documents_line, event_line, replay
 from lemur_mini.serving.nearest import Brute, Nearest, engine_of
+from lemur_mini.serving.together import Together
 from tests.test_artefact import asked, made
 from tests.test_serving import jpeg
 
@@ -179,9 +182,35 @@ def test_a_body_is_bounded_however_it_comes(ranker):
 
 
 def test_a_failure_of_ours_is_json_too(client, ranker, monkeypatch):
-    monkeypatch.setattr(ranker, "rank_ids", lambda *_: 1 / 0)
-    said = post(client, "/rank", 500, user=1, items=[1])
+    monkeypatch.setattr(ranker, "batch", lambda *_: 1 / 0)
+    items = ranker.known.names["items"][:2]
+    said = post(client, "/rank", 500, user=1, items=items)
     assert said == {"error": "ZeroDivisionError; the server's log says more"}
+
+
+def test_requests_that_wait_are_ranked_together(ranker, monkeypatch):
+    rng, sizes, rank = np.random.default_rng(0), [], ranker.rank_many
+    asked = [(k, f"words {k}", rng.integers(0, 120, 3 + k % 5)) for k in range(40)]
+    asked[7] = (7, "words", np.array([120]))  # in no catalogue
+
+    def slow(requests, before=None):
+        sizes.append(len(requests))
+        time.sleep(0.02)
+        return rank(requests, before)
+
+    monkeypatch.setattr(ranker, "rank_many", slow)
+    together = Together(ranker, most=8)
+    with ThreadPoolExecutor(16) as pool:
+        waiting = [pool.submit(together.rank, request) for request in asked]
+    for k, (request, answer) in enumerate(zip(asked, waiting, strict=True)):
+        if k == 7:
+            with pytest.raises(DataError, match="catalogue rows from 0"):
+                answer.result()
+            continue
+        (wanted,) = rank([request])
+        chance = np.sort(answer.result().chance)
+        np.testing.assert_allclose(chance, np.sort(wanted.chance), atol=1e-5)
+    assert max(sizes) <= 8 and len(sizes) < 40
 
 
 # --- the gate ------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""A trained model at work: the ranker, its page, files for other engines."""
+"""A trained model at work: ranker, artefact, server, files for other engines."""

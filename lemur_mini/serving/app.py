@@ -23,6 +23,7 @@ from lemur_mini.serving.journal import Journal, documents_line, event_line
 from lemur_mini.serving.metrics import Metrics
 from lemur_mini.serving.nearest import Nearest
 from lemur_mini.serving.ranker import Ranker
+from lemur_mini.serving.together import Together
 
 AHEAD = 60  # seconds that a client's clock may be ahead of ours
 Id = StrictInt | Annotated[str, StringConstraints(strict=True, max_length=200)]
@@ -101,15 +102,17 @@ def make_app(
 
 
 def _questions(app: FastAPI, ranker: Ranker) -> None:
-    nearest = Nearest()
+    nearest, together = Nearest(), Together(ranker)
 
     @app.post("/rank")
     def rank(page: ToRank):
         """Documents by their chance of a watch, best first."""
-        ranked = ranker.rank_ids(page.user, page.query, page.items)
+        rows = ranker.rows_of(page.items)
+        ranked = together.rank((page.user, page.query, rows))
+        pairs = zip(ranker.ids_of(ranked.items), ranked.chance.tolist(), strict=True)
         who = {"user": ranker.known.place(page.user) >= 0}
         who["query"] = page.query in ranker.queries
-        return {"ranked": [{"item": i, "chance": c} for i, c in ranked], "known": who}
+        return {"ranked": [{"item": i, "chance": c} for i, c in pairs], "known": who}
 
     @app.post("/retrieve")
     def retrieve(asked: ToRetrieve):

@@ -45,6 +45,10 @@ class Program(nn.Module):
     def __init__(self, model: Lemur):
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
+        # a table that grew has room behind its rows, which is not to be written
+        state = model.state_dict().items()
+        own = {name: rows.cpu().clone() for name, rows in state}
+        self.model.load_state_dict(own, assign=True)
         for part in self.model.modules():
             if isinstance(part, CrossAttention):
                 part.absorbs = False  # one form for all lengths: the same numbers
@@ -115,7 +119,8 @@ def example(model: Lemur, pages: int = 2, shown: int = 3) -> tuple[Tensor, ...]:
 def sizes_of(config: Config, names: tuple[str, ...]) -> tuple[dict, ...]:
     """Which sizes of each input may vary, and between what."""
     p, s = Dim("pages", min=1, max=MOST_PAGES), Dim("shown", min=1, max=MOST_SHOWN)
-    least = -(-config.history_short // config.longer_merge)
+    # more groups than the two shared tokens: the graph takes it that these differ
+    least = max(3, -(-config.history_short // config.longer_merge))
     groups = Dim("groups", min=least, max=config.history_long // config.longer_merge)
     length = config.longer_merge * groups if config.longer_merge > 1 else groups
     two = {"item": s, "history": length, "statistics": s, "match": s}
@@ -124,9 +129,10 @@ def sizes_of(config: Config, names: tuple[str, ...]) -> tuple[dict, ...]:
 
 def export_ranker(model: Lemur, folder: Path, onnx: bool = True) -> list[Path]:
     """Write the program as `ranker.pt2` (torch.export) and `ranker.onnx`: any number of
-    pages and candidates, histories of `history_short` documents or more up to the
-    model's length, in groups of `longer_merge`. Returns the files. Raises DataError for
-    a model that cannot be, FileError where nothing can be written."""
+    pages and candidates, histories of `history_short` documents (three groups at
+    least) up to the model's length, in groups of `longer_merge`. Returns the files.
+    Raises DataError for a model that cannot be, FileError where nothing can be
+    written."""
     require_folder(folder)
     if model.config.longer_inner:
         raise DataError("a model with longer_inner has no fixed graph to export")
