@@ -103,7 +103,7 @@ def example(model: Lemur, pages: int = 2, shown: int = 3) -> tuple[Tensor, ...]:
     width = 1 + query_limit(config)
     known = {
         "user": rows,
-        "query": rows,
+        "query": rows.clone(),  # one tensor for two inputs would be traced as one
         "item": torch.zeros(pages, shown, dtype=torch.long),
         "history": torch.zeros(pages, config.history_long, dtype=torch.long),
         "tokens": torch.ones(pages, width, dtype=torch.long),
