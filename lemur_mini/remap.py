@@ -19,26 +19,28 @@ TABLES = {"users": "user", "items": "item", "queries": "query"}
 
 def fingerprint_tensors(data: Fingerprint) -> dict[str, Tensor]:
     """Names and content of a data set as tensors of a checkpoint."""
-    packed = {f"data.{name}": _pack(data.names[name]) for name in NAMES}
+    packed = {f"data.{name}": pack(data.names[name]) for name in NAMES}
     return packed | {"data.content": torch.from_numpy(data.content.view(np.int32))}
 
 
 def fingerprint_of(facts: dict, tensors: dict[str, Tensor]) -> Fingerprint:
     """What a checkpoint was trained on. Raises Mismatch where it does not say."""
     try:
-        names = {name: _unpack(tensors[f"data.{name}"]) for name in NAMES}
+        names = {name: unpack(tensors[f"data.{name}"]) for name in NAMES}
         content = tensors["data.content"].numpy().view(np.uint32)
         return Fingerprint(facts["parts"], names, content)
     except (KeyError, ValueError, zlib.error) as error:
         raise Mismatch("does not say what it was trained on; train again") from error
 
 
-def _pack(names: list) -> Tensor:
+def pack(names: list) -> Tensor:
+    """Ids or texts as a tensor of bytes, for a file of tensors."""
     raw = zlib.compress(json.dumps(names).encode(), 9)
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
 
 
-def _unpack(packed: Tensor) -> list:
+def unpack(packed: Tensor) -> list:
+    """What `pack` took."""
     return json.loads(zlib.decompress(packed.numpy().tobytes()))
 
 

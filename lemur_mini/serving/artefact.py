@@ -23,9 +23,7 @@ from lemur_mini.data.features import SPECIAL
 from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.match import Match
-from lemur_mini.remap import _pack as pack
-from lemur_mini.remap import _unpack as unpack
-from lemur_mini.remap import fingerprint_of, fingerprint_tensors
+from lemur_mini.remap import fingerprint_of, fingerprint_tensors, pack, unpack
 from lemur_mini.serving.events import Histories, Past, merged
 from lemur_mini.serving.known import Known
 from lemur_mini.serving.numbers import LiveNumbers
