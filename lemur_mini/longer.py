@@ -36,6 +36,8 @@ class Longer(nn.Module):
     queries, and the output comes with its product with the target. Else a softmax
     average of ids never learns, in one short pass, whether it holds the target."""
 
+    looks_up = True  # ids are projected once where that is cheaper: the same tokens
+
     def __init__(self, item: int, width: int, heads: int, config):
         super().__init__()
         self.merge, self.recent = config.longer_merge, config.longer_recent

@@ -452,7 +452,8 @@ class Lemur(nn.Module):
         """LONGER's tokens of the histories (P, L/K, D), and which there are."""
         longer, table = self.longer, self.ids["item"].weight
         rows, mask = batch.history + 1, batch.history >= 0
-        if longer.inner is None and rows.numel() > longer.merge * len(table):
+        cheaper = longer.inner is None and rows.numel() > longer.merge * len(table)
+        if cheaper and longer.looks_up:
             groups = mask.unflatten(1, (-1, longer.merge)).any(dim=-1)
             return longer.looked_up(table, rows, mask), groups
         return longer.tokens(self.ids["item"](rows), mask)

@@ -21,6 +21,7 @@ from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
 from lemur_mini.devices import autocast, choose_device
 from lemur_mini.files import DATA
+from lemur_mini.longer import Longer
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.pipeline import Prepared
 from lemur_mini.sequence import CrossAttention
@@ -66,9 +67,11 @@ def on_meta(config: Config) -> tuple[Lemur, Batch, Features]:
     documents, length = p * s, MEAN_TOKENS["document"]
     with torch.device("meta"):
         model = Lemur(config, Sizes(1, documents, 1, config.vocabulary, FIELDS))
-        for part in model.modules():
+        for part in model.modules():  # the paper's step is counted as it is printed
             if isinstance(part, CrossAttention):
-                part.absorbs = False  # the paper's step is counted as it is printed
+                part.absorbs = False
+            if isinstance(part, Longer):
+                part.looks_up = False
         rows = torch.zeros(documents, dtype=torch.long)
         page = rows[:p]
         text = torch.zeros(documents, length, dtype=torch.int32)

@@ -124,8 +124,7 @@ def short() -> str:
     lines.append("|---" * (len(ROWS) + 1) + "|")
     for log, runs in logs.items():
         lines.append(f"| {log.title} | " + " | ".join(_cells(runs)) + " |")
-    said = [f"{log.title}: {log.what}" for log in logs]
-    return "\n".join([*lines, "", "; ".join(said) + "."])
+    return "\n".join(lines)
 
 
 def _cells(runs: Runs) -> list[str]:

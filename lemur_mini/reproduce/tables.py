@@ -158,8 +158,8 @@ def heads() -> list[tuple[str, str, str]]:
 
 
 def modules() -> str:
-    """The package: the core in its contract's order, then rooms and the rest,
-    each with the first sentence of its docstring."""
+    """The package: the core in its contract's order, then rooms, each with the first
+    sentence of its docstring; the rest by name."""
     rules = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     contracts = rules["tool"]["importlinter"]["contracts"]
     (core,) = [c["source_modules"] for c in contracts if c["id"] == "core"]
@@ -170,8 +170,8 @@ def modules() -> str:
     lines = ["| | holds |", "|---|---|"]
     lines += [f"| **`{name}.py`** | {says(package / f'{name}.py')} |" for name in core]
     lines += [f"| `{n}/` | {says(package / n / '__init__.py')} |" for n in rooms]
-    lines += [f"| `{name}.py` | {says(package / f'{name}.py')} |" for name in rest]
-    return "\n".join(lines)
+    names = ", ".join(f"`{name}.py`" for name in rest)
+    return "\n".join([*lines, "", f"What rooms and commands share: {names}."])
 
 
 def says(path: Path) -> str:
