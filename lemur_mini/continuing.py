@@ -35,6 +35,7 @@ from lemur_mini.data.features import (
 )
 from lemur_mini.data.fingerprint import Fingerprint, read_as
 from lemur_mini.data.joins import group_of
+from lemur_mini.data.match import joined
 from lemur_mini.data.past import Past
 from lemur_mini.data.schema import IMPRESSIONS, ITEMS, LOGGED
 from lemur_mini.data.sources import rows_of, tables_of
@@ -151,7 +152,6 @@ def go_on(
     if part.done:
         run.part = Part(part.past, run.step, done=False)
         forget(model, part.past.published)
-    run.grow(documents=len(catalogue))
     return learn(run, pages, facts["parts"], out)
 
 
@@ -189,10 +189,11 @@ def last_of(out: Path) -> tuple[Path, tuple[dict, dict]]:
     if not part.is_file():
         return path, checkpoints.read(path)
     facts, tensors = checkpoints.read(part)
-    step = checkpoints.read(path)[0]["step"] if path.is_file() else 0
+    whole = checkpoints.read(path) if path.is_file() else None
+    step = whole[0]["step"] if whole else 0
     if (facts.get("part") or {}).get("began") == step:
         return part, (facts, tensors)
-    return path, checkpoints.read(path)
+    return path, whole or checkpoints.read(path)
 
 
 def checked(
@@ -266,8 +267,7 @@ def first_texts(log, catalogue: Catalogue) -> Iterator[str]:
     shown = {row[i] for i in table["item_id"].unique().to_pylist() if i in row}
     for part in np.array_split(np.array(sorted(shown)), 1 + len(shown) // 1024):
         for _, dataset in catalogue.documents(part):
-            texts = zip(*dataset.texts.values(), strict=True)
-            yield from (" ".join(t or "" for t in fields) for fields in texts)
+            yield from joined(dataset.texts)
     if "query" in table.column_names:
         yield from (text or "" for text in table["query"].unique().to_pylist())
 

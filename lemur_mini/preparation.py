@@ -50,10 +50,8 @@ def prepare(
     """Load, validate and tensorise a data set, or the one that is loaded."""
     dataset = source if isinstance(source, Dataset) else load(source)
     tokenizer = make_tokenizer(dataset, config)
-    features, names = (
-        make_features(dataset, config, tokenizer),
-        order_fields(dataset, config),
-    )
+    features = make_features(dataset, config, tokenizer)
+    names = order_fields(dataset, config)
     pages = Pages(dataset.log, config.page_size, seen=config.history_seen)
     pages.dense, matcher = dense_features(
         dataset, config.groups, pages, features.images.numpy()

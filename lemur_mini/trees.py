@@ -7,9 +7,9 @@ import numpy as np
 from scipy import sparse
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from lemur_mini.data.likeness import Pictures, Texts, joined
+from lemur_mini.data.likeness import Pictures, Texts
 from lemur_mini.data.loading import Dataset
-from lemur_mini.data.match import known
+from lemur_mini.data.match import joined, known
 from lemur_mini.data.pages import Pages
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lemur_mini import pipeline
-from lemur_mini.data.likeness import LENGTH, UNIT, Likeness, Texts, joined, likeness
+from lemur_mini.data.likeness import LENGTH, UNIT, Likeness, Texts, likeness
 from lemur_mini.data.loading import without_queries
-from lemur_mini.data.match import known, split
+from lemur_mini.data.match import joined, known, split
 from lemur_mini.data.pages import PAD
 from lemur_mini.preparation import config_for, with_dense, with_documents
 from lemur_mini.serving.ranker import Ranker

@@ -41,7 +41,7 @@ def test_leads_are_of_the_same_seed_or_of_the_only_one(stored):
 
 def test_tables_hold_every_row_that_was_run(stored, monkeypatch):
     only = {logs.LOGS[0].name: stored}
-    monkeypatch.setattr(logs, "stored", lambda name: only.get(name, {}))
+    monkeypatch.setattr(logs, "stored_runs", lambda name: only.get(name, {}))
     text = logs.tables()
     mean, half = mean_and_interval(
         [stored["ids_numbers", s]["test"]["auc"] for s in range(3)]
@@ -55,7 +55,7 @@ def test_tables_hold_every_row_that_was_run(stored, monkeypatch):
 
 
 def test_nothing_stored_is_no_table(monkeypatch):
-    monkeypatch.setattr(logs, "stored", lambda name: {})
+    monkeypatch.setattr(logs, "stored_runs", lambda name: {})
     assert logs.tables() == ""
 
 

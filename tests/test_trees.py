@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lemur_mini import pipeline
-from lemur_mini.data.likeness import Pictures, Texts, joined
-from lemur_mini.data.match import known
+from lemur_mini.data.likeness import Pictures, Texts
+from lemur_mini.data.match import joined, known
 from lemur_mini.evaluation import auc
 from lemur_mini.preparation import dense_features
 from lemur_mini.trees import (

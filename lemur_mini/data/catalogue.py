@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lemur_mini.data.errors import DataError, Origin, fail
-from lemur_mini.data.loading import Dataset, Log, images_of
+from lemur_mini.data.loading import Dataset, catalogue_alone, images_of
 from lemur_mini.data.schema import ITEMS, item_columns, read_items, text_fields
 from lemur_mini.data.sources import places, rows_of
 
@@ -133,18 +133,11 @@ def _dataset(shelf: Shelf, place: np.ndarray, fields: list[str]) -> Dataset:
     pairs = zip(
         *(table[f"image.{k}"].to_pylist() for k in ("raw", "path")), strict=True
     )
-    none = np.zeros(0, np.int64)
-    return Dataset(
-        name="",
+    return catalogue_alone(
+        np.array(table["item_id"].to_pylist()),
+        {name: table[name].to_pylist() for name in fields},
+        [raw or path for raw, path in pairs],
         folder=shelf.folder,
-        items=np.array(table["item_id"].to_pylist()),
-        texts={name: table[name].to_pylist() for name in fields},
-        images=[raw or path for raw, path in pairs],
-        users=none,
-        queries=[""],
-        log=Log(*[none] * 6),
-        valid_start=0,
-        test_start=0,
     )
 
 

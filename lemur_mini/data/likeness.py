@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 
 from lemur_mini.data.loading import Dataset
-from lemur_mini.data.match import known, split
+from lemur_mini.data.match import joined, known, split
 from lemur_mini.data.pages import PAD, Pages
 
 TEXT_WIDTH, IMAGE_WIDTH = 64, 16  # of compressed texts and pictures
@@ -101,14 +101,6 @@ class Pictures:
         picture = (shrunk(images) - self.middle) @ self.along.T
         shown = images.any(axis=(1, 2, 3))[:, None]
         return {"colour": colour * shown, "picture": picture * shown}
-
-
-def joined(texts: dict[str, list[str | None]], documents: int) -> list[str]:
-    """All fields of every document as one text; N, also where there are no fields."""
-    if not texts:
-        return [""] * documents
-    rows = zip(*texts.values(), strict=True)
-    return [" ".join(text or "" for text in row) for row in rows]
 
 
 def shrunk(images: np.ndarray) -> np.ndarray:

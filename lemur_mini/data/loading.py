@@ -111,6 +111,19 @@ def without_queries(dataset: Dataset) -> Dataset:
     return replace(dataset, name=f"{dataset.name}, a feed", queries=[""], log=log)
 
 
+def catalogue_alone(
+    items: np.ndarray,
+    texts: dict[str, list[str | None]],
+    images: list,
+    name: str = "",
+    folder: Path | None = None,
+) -> Dataset:
+    """Documents without users, queries and a log."""
+    nobody = np.zeros(0, np.int64)
+    log, never = Log(*(nobody,) * 6), 0
+    return Dataset(name, folder, items, texts, images, nobody, [""], log, never, never)
+
+
 def only(dataset: Dataset, documents: list[dict]) -> Dataset:
     """A data set whose catalogue is these new documents and whose log is the old one.
     Raises DataError where they do not fit the catalogue: type, field, item_id."""

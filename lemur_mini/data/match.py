@@ -37,6 +37,15 @@ def split(text: str) -> list[str]:
     return out
 
 
+def joined(texts: dict[str, list[str | None]], documents: int = 0) -> list[str]:
+    """All fields of every document as one text, field -> N texts to N; so many empty
+    ones where there are no fields."""
+    if not texts:
+        return [""] * documents
+    rows = zip(*texts.values(), strict=True)
+    return [" ".join(text or "" for text in row) for row in rows]
+
+
 class Words:
     """Texts to rows of word counts. A word that is new gets a column of its own, so
     that it matches in documents that come later (a fixed vocabulary would drop it)."""
@@ -178,9 +187,7 @@ class Match:
 
     def _count(self, texts: dict[str, list[str | None]]) -> dict:
         counts = {name: self.words(values) for name, values in texts.items()}
-        rows = zip(*texts.values(), strict=True)
-        joined = (" ".join(text or "" for text in row) for row in rows)
-        return counts | ({ALL: self.words(joined)} if texts else {})
+        return counts | ({ALL: self.words(joined(texts))} if texts else {})
 
     @property
     def names(self) -> tuple[str, ...]:

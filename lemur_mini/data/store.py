@@ -14,6 +14,7 @@ from lemur_mini.data.catalogue import Catalogue
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.features import (
     encode_queries,
+    field_limit,
     in_order,
     make_features,
     query_limit,
@@ -109,9 +110,8 @@ class Store:
 
     def _record(self) -> np.dtype:
         """Of one document; a text is as long as its fields may be."""
-        limits = dict(self.config.field_tokens)
-        other = self.config.other_field_tokens
-        width = 1 + sum(limits.get(n, other) + 1 for n in self.catalogue.fields)
+        fields = self.catalogue.fields
+        width = 1 + sum(field_limit(self.config, name) + 1 for name in fields)
         pixels, size = self.config.image_size, (max(width, 2),)
         kinds = ("i4", size), ("u1", size), ("i2", size)
         kinds += ("i8", ()), ("u1", (3, pixels, pixels)), ("?", ())

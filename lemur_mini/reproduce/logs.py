@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lemur_mini.evaluation import mean_and_interval
-from lemur_mini.files import RESULTS
-from lemur_mini.reproduce import claims
+from lemur_mini.reproduce.stored import spread, stored_runs
 
 Runs = dict[tuple[str, int], dict]
 MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold"}
@@ -51,21 +50,9 @@ LOGS = (
 )  # fmt: skip
 
 
-def stored(name: str, scale: str = "classroom") -> Runs:
-    """The stored runs of a log, none where there are none."""
-    return claims.load(RESULTS / f"{name}-{scale}")
-
-
 def of(runs: Runs, variant: str) -> dict[int, dict]:
     """The test measures of a variant by seed."""
     return {seed: run["test"] for (name, seed), run in runs.items() if name == variant}
-
-
-def spread(values: list[float], digits: int = 3) -> str:
-    """Mean, and the half width of its interval where there are several seeds."""
-    mean, half = mean_and_interval(values)
-    more = "" if half is None else f" ± {half:.{digits}f}"
-    return f"{mean:.{digits}f}{more}"
 
 
 def rows(runs: Runs, names: dict[str, str]) -> list[list[str]]:
@@ -73,7 +60,7 @@ def rows(runs: Runs, names: dict[str, str]) -> list[list[str]]:
     out = []
     for variant, title in names.items():
         if tests := of(runs, variant):
-            cells = [spread([t[m] for t in tests.values()]) for m in MEASURES]
+            cells = [spread([t[m] for t in tests.values()], 3) for m in MEASURES]
             out.append([title, *cells, str(len(tests))])
     return out
 
@@ -106,7 +93,7 @@ def tables() -> str:
     """Every stored log: what it is, the table, and by how much the best leads."""
     parts = []
     for log in LOGS:
-        if not (runs := stored(log.name)):
+        if not (runs := stored_runs(log.name)):
             continue
         lines = [f"**{log.title}** ({log.what}).", ""]
         lines.append("| | " + " | ".join([*MEASURES.values(), "seeds"]) + " |")
@@ -119,7 +106,7 @@ def tables() -> str:
 
 def short() -> str:
     """Every stored log on one line: AUC / QAUC of what could be picked."""
-    logs = {log: runs for log in LOGS if (runs := stored(log.name))}
+    logs = {log: runs for log in LOGS if (runs := stored_runs(log.name))}
     lines = ["| AUC / QAUC | " + " | ".join(ROWS.values()) + " |"]
     lines.append("|---" * (len(ROWS) + 1) + "|")
     for log, runs in logs.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from lemur_mini import plots
+from lemur_mini.evaluation import mean_and_interval
 from lemur_mini.files import RESULTS
 from lemur_mini.reproduce import claims
 
@@ -12,6 +13,13 @@ from lemur_mini.reproduce import claims
 def stored_runs(name: str, scale: str = "classroom") -> dict[tuple[str, int], dict]:
     """The stored runs of a data set at a scale, by variant and seed."""
     return claims.load(RESULTS / f"{name}-{scale}")
+
+
+def spread(values: list[float], digits: int = 4) -> str:
+    """Mean, and the half width of its interval where there are several seeds."""
+    mean, half = mean_and_interval(values)
+    more = "" if half is None else f" ± {half:.{digits}f}"
+    return f"{mean:.{digits}f}{more}"
 
 
 def claim_rows(name: str = "platform", scale: str = "classroom") -> list[dict]:

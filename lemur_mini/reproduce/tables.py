@@ -16,7 +16,13 @@ from lemur_mini import plots
 from lemur_mini.evaluation import gap_closed, mean_and_interval
 from lemur_mini.files import DATA, RESULTS, ROOT
 from lemur_mini.reproduce import claims, logs
-from lemur_mini.reproduce.stored import alone, claim_rows, reports, stored_runs
+from lemur_mini.reproduce.stored import (
+    alone,
+    claim_rows,
+    reports,
+    spread,
+    stored_runs,
+)
 from lemur_mini.simulate import learnable
 
 SILENT = "silent differences"
@@ -212,13 +218,6 @@ def result_table(title: str, found: list[dict], single: dict) -> str:
         f"LEMUR{' with what we add' * ('form' in single)} {seconds[1]:.0f} s."
     )
     return "\n".join([title, "", *lines, "", note])
-
-
-def spread(values: list[float], digits: int = 4) -> str:
-    """Mean, and the half width of its interval where there are several seeds."""
-    mean, half = mean_and_interval(values)
-    more = "" if half is None else f" ± {half:.{digits}f}"
-    return f"{mean:.{digits}f}{more}"
 
 
 def claim_table(name: str = "platform") -> str:

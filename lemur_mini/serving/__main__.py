@@ -88,9 +88,8 @@ def open_ranker(options: Options) -> tuple[Path, Ranker]:
         store = _store(options, config)
         folder = path.parent
         return path, Ranker.from_pretrained(folder, histories=store, device=device)
-    ranker = Ranker.load(path, prepare(options.data, config, device))
-    store = _store(options, config)
-    return path, Ranker(ranker.model, ranker.prepared, store)
+    prepared = prepare(options.data, config, device)
+    return path, Ranker.load(path, prepared, _store(options, config))
 
 
 def _store(options: Options, config: Config):

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.features import Features, make_features, order_fields
 from lemur_mini.data.fingerprint import fingerprint
-from lemur_mini.data.loading import Dataset, Log, only
+from lemur_mini.data.loading import catalogue_alone, only
 from lemur_mini.preparation import Prepared
 from lemur_mini.serving.events import Past
 from lemur_mini.serving.numbers import LiveNumbers
@@ -87,19 +87,8 @@ class Known:
     def read(self, documents: list[dict], config) -> Encodable:
         """Check and tensorise new documents, in time proportional to them. Raises
         DataError where they do not fit the catalogue: type, field, item_id."""
-        empty = Log(*(NOTHING,) * 6)
-        hollow = Dataset(
-            name="new documents",
-            folder=None,
-            items=NOTHING,
-            texts={name: [] for name in self.fields},
-            images=[],
-            users=NOTHING,
-            queries=[""],
-            log=empty,
-            valid_start=0,
-            test_start=0,
-        )
+        texts = {name: [] for name in self.fields}
+        hollow = catalogue_alone(NOTHING, texts, [], name="new documents")
         new = only(hollow, documents)
         self._check_ids(new.items.tolist())
         features = make_features(new, config, self.tokenizer)

@@ -20,6 +20,7 @@ from lemur_mini.memory_bank import NEVER
 from lemur_mini.model import Lemur
 from lemur_mini.preparation import Prepared
 from lemur_mini.serving.artefact import Artefact
+from lemur_mini.serving.events import Histories
 from lemur_mini.serving.known import Encodable
 from lemur_mini.serving.state import Request, State, check_rows
 
@@ -43,7 +44,9 @@ class Ranker(State, Artefact):
     answer is of one state of the catalogue, before or after."""
 
     @classmethod
-    def load(cls, checkpoint: Path, prepared: Prepared) -> Ranker:
+    def load(
+        cls, checkpoint: Path, prepared: Prepared, histories: Histories | None = None
+    ) -> Ranker:
         """The model of a checkpoint, its rows found in this data by their ids; what
         training never saw gets the unknown's row and a vector of its content. Raises
         CheckpointError where there is none, or the two do not belong together."""
@@ -52,7 +55,7 @@ class Ranker(State, Artefact):
         if model.config.has_content:
             step = int(model.bank.written.max()) + 1
             model.publish(prepared.features, step=max(step, 0))
-        return cls(model, prepared)
+        return cls(model, prepared, histories)
 
     @torch.no_grad()
     def scores(self, requests: list[Request], before: int | None = None) -> np.ndarray:
