@@ -330,19 +330,21 @@ class Lemur(nn.Module):
         return torch.cat(parts)
 
     def encode_queries(self, batch: Batch, features: Features) -> tuple[Tensor, Tensor]:
-        """Query representations (P, D) and whether there is one (P,).
-
-        In a feed, of the bank's vectors: that of the last watched document, or the
-        mean of the history."""
+        """Query representations (P, D) and whether there is one (P,)."""
         if self.sizes.feed:
-            if self.config.feed_query == "last":
-                return self.bank.read(batch.history[:, 0])
-            vectors, found = self.bank.read(batch.history)
-            return mean_of(vectors, found), found.any(dim=1)
+            return self.feed_queries(batch)
         vectors = self.encode_texts(features, batch.queries)
         vectors = self.running_norms["query"](vectors)
         valid = torch.ones_like(batch.query_index, dtype=torch.bool)
         return gather_rows(vectors, batch.query_index), valid
+
+    def feed_queries(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What asks where there are no queries, (P, D) and (P,), of the bank's vectors:
+        that of the last watched document, or the mean of the history."""
+        if self.config.feed_query == "last":
+            return self.bank.read(batch.history[:, 0])
+        vectors, found = self.bank.read(batch.history)
+        return mean_of(vectors, found), found.any(dim=1)
 
     def encode_texts(self, features: Features, queries: Tensor) -> Tensor:
         """What the encoder says of distinct query texts (Q,): (Q, D)."""

@@ -12,6 +12,7 @@ from lemur_mini.data.loading import without_queries
 from lemur_mini.data.match import joined, known, split
 from lemur_mini.data.pages import PAD
 from lemur_mini.preparation import config_for, with_dense, with_documents
+from lemur_mini.serving.program import Program
 from lemur_mini.serving.ranker import Ranker
 from lemur_mini.training import make_model
 
@@ -144,3 +145,24 @@ def test_a_feeds_artefact_ranks_as_the_ranker_does(feed, config, tmp_path):
         one, other = (r.rank(user, "", np.arange(9)) for r in (ranker, again))
         np.testing.assert_array_equal(one.items, other.items)
         np.testing.assert_allclose(one.chance, other.chance, atol=1e-6)
+
+
+def test_serving_asks_with_what_training_asked_with(feed, config):
+    """The ranker and the exported program score a feed's pages as the model does."""
+    config = config_for(with_dense(config), feed.dataset)
+    assert config.feed_query == "pooled"
+    model = make_model(config, feed.sizes, 0, torch.device("cpu"))
+    model.publish(feed.features)
+    ranker, called = Ranker(model, feed), Program(model)
+    for page in range(5, len(feed.pages), 67):
+        rows = feed.pages.rows[page][feed.pages.rows[page] >= 0]
+        user = feed.dataset.users[feed.pages.user[page]]
+        request = [(user, "", feed.dataset.log.item[rows])]
+        since = int(feed.pages.since[page])
+        batch = ranker.batch(request, before=since)
+        with torch.no_grad():
+            wanted = model.eval()(batch, feed.features)
+            found = called(*(getattr(batch, name) for name in called.names))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        scores = torch.from_numpy(ranker.scores(request, before=since))
+        torch.testing.assert_close(scores, wanted.sigmoid(), rtol=1e-4, atol=1e-5)

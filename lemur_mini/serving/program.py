@@ -82,8 +82,8 @@ class Program(nn.Module):
             if "tokens" in named:
                 asked = model.query_encoder(named["tokens"], named["length"])
                 asked = model.running_norms["query"](asked)
-            else:  # a feed asks with what was watched last
-                asked = model.bank.read(history[:, 0])[0]
+            else:
+                asked = model.feed_queries(batch)[0]
         return model.rank(batch, asked, target)
 
 

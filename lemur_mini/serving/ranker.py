@@ -119,10 +119,10 @@ class Ranker(State, Artefact):
     def _query_vectors(
         self, model: Lemur, texts: list[str], batch: Batch | None = None
     ) -> Tensor:
-        """Representations (P, D) of query texts, known or not. In a feed: those of the
-        batch's last watched documents."""
+        """Representations (P, D) of query texts, known or not; in a feed, of what the
+        batch has in their place."""
         if self.known.feed and batch is not None:
-            return model.bank.read(batch.history[:, 0])[0]
+            return model.feed_queries(batch)[0]
         limit, distinct = query_limit(model.config), list(dict.fromkeys(texts))
         tokens, length = encode_queries(self.known.tokenizer, distinct, limit)
         vectors = model.query_encoder(tokens.to(self.device), length.to(self.device))
