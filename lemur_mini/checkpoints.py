@@ -279,7 +279,8 @@ def config_of(facts: dict) -> Config:
     def tuples(value):
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    return Config(**{k: tuples(v) for k, v in facts["config"].items()})
+    stored = Config.known(facts["config"])
+    return Config(**{k: tuples(v) for k, v in stored.items()})
 
 
 def _part(tensors: dict, prefix: str) -> dict:

@@ -13,7 +13,7 @@ A stream read in two parts gives the weights that one run over both gives, bit b
 where the first part fills its last batch and no session lasts over its end: that batch
 would be filled from tomorrow, and such a session is cut. Where the catalogue has grown
 in between, the size of a table still shows: in the last bit of the gradient's norm
-where that is clipped, and in who is renewed where ages are equal."""
+where that is clipped."""
 
 from __future__ import annotations
 

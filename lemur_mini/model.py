@@ -295,20 +295,7 @@ class Lemur(nn.Module):
             vectors = vectors.index_copy(0, rest, fresh.to(known.dtype))
         written = queue[: missing if stale else forward]
         self.bank.write(rows[written], vectors[written], options.step)
-        if self.config.renew:
-            self.renew(features, options.step)
         return vectors
-
-    @torch.no_grad()
-    def renew(self, features: Features, step: int) -> None:
-        """Encode again, without gradient, what the bank has held longest.
-        # our choice: the paper's histories are as old as their last showing."""
-        rows = torch.arange(self.sizes.documents, device=self.bank.written.device)
-        (written,) = self.bank.fetch(rows, self.bank.written)
-        age = torch.where(written > NEVER, step - written, 0)
-        oldest = age.topk(min(self.config.renew, len(age))).indices
-        oldest = oldest[age[oldest] > 0]
-        self.bank.write(oldest, self.encode(features, oldest), step)
 
     def encode(self, features: Features, rows: Tensor) -> Tensor:
         """Fresh representations of documents. rows: (B,). Returns (B, D)."""

@@ -167,8 +167,7 @@ def learning_rate_at(
     """Learning rate at a step: linear warm-up, then linear decay, to zero or to a
     share of it that stays."""
     warm = max(1, round(config.warm_up * total))
-    fall = (total - step) / max(1, total - max(warm, config.fall_from * total))
-    fall = max(min(fall, 1.0), floor)
+    fall = max((total - step) / max(1, total - warm), floor)
     return config.learning_rate * min((step + 1) / warm, fall)
 
 

@@ -30,13 +30,12 @@ HOUR = 3600  # the tiny platform's sessions are over at once
 
 @pytest.fixture(scope="module")
 def small(config) -> Config:
-    """Saves often; samples, renews and reads what was shown, as place and step say."""
+    """Saves often; samples and reads what was shown, as place and step say."""
     return config.replace(
         checkpoint_every=4,
         forward_share=0.6,
         backward_share=0.3,
         sampling_from=0.005,
-        renew=3,
         history_products=True,
         history_seen=6,
     )
@@ -251,8 +250,8 @@ def test_new_documents_get_rows_and_old_ones_their_content(
     (first / continuing.TOKENIZER).write_bytes(words)
     one = write(tmp_path / "one", log, pa.concat_tables(parts))
     (one / continuing.TOKENIZER).write_bytes(words)
-    # else the size of a table shows: in a norm's last bit, in who is renewed at a tie
-    plain = small.replace(clip=1e9, renew=0)
+    # else the size of a table shows, in the last bit of a norm
+    plain = small.replace(clip=1e9)
     start(first, plain, tmp_path / "run")
     proceed(tmp_path / "run", write(tmp_path / "second", new, parts[1]))
     start(one, plain, tmp_path / "whole")

@@ -120,7 +120,7 @@ def is_done(path: Path, config: Config | None, checksum: str) -> bool:
     if config is None:
         return config_then is None and data == checksum
     now, usual = (json.loads(json.dumps(asdict(c))) for c in (config, Config()))
-    then = usual | config_then  # settings that came later had their usual value
+    then = usual | Config.known(config_then)  # what came later had its usual value
     return now == then and data == checksum
 
 

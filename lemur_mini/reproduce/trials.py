@@ -1,6 +1,6 @@
 """One trial on a log's validation period, kept as a row of a file.
 
-python -m lemur_mini.reproduce trial '{"renew": 0}' --why "is renewing worth it?"
+python -m lemur_mini.reproduce trial '{"history_seen": 0}' --why "is it worth its time?"
 python -m lemur_mini.reproduce trial '{}' --data FOLDER --name films --model ids
 
 changes what the main command would train (on the platform our form of LEMUR,
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from filelock import SoftFileLock
 
 from lemur_mini import files, pipeline
 from lemur_mini.config import BASELINE_CHANGES, CLASSROOM, Config
@@ -44,9 +45,10 @@ def main(arguments: list[str] | None = None) -> None:
     path = options.out or files.RESULTS / f"trials-{options.name}.json"
     row = trial(options)
     key = ("model", "seed", "changes", "data")
-    rows = finished(path) if path.is_file() else []
-    rows = [r for r in rows if any(r[k] != row[k] for k in key)]
-    files.write_json(path, [*rows, row])
+    with SoftFileLock(f"{path}.lock"):  # another trial may end at the same time
+        rows = finished(path) if path.is_file() else []
+        rows = [r for r in rows if any(r[k] != row[k] for k in key)]
+        files.write_json(path, [*rows, row])
     print(f"QAUC {row['qauc']:.4f}, AUC {row['auc']:.4f}, cold {row['cold_auc']:.4f}")
 
 
@@ -75,7 +77,7 @@ def trial(options: argparse.Namespace) -> dict:
         "model": options.model,
         "seed": options.seed,
         "changes": options.changes,
-        "config": {k: getattr(config, k) for k in ("batch_pages", "renew")},
+        "config": {k: getattr(config, k) for k in ("batch_pages", "sqdc_weight")},
         **{k: result[k] for k in kept if k in result},
         "data": prepared.checksum + (", a feed" if options.feed else ""),
         "cpu_seconds": used,
