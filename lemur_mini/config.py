@@ -64,8 +64,8 @@ class Config:
     longer_recent: int = 8  # merged tokens that are queries
     longer_inner: bool = False
     mlp: tuple[int, ...] = (256, 128)
-    dense_hidden: int = 0  # of statistics and match; 0: one linear map to their tokens
-    dense_wide: bool = False  # a linear term of theirs straight to the logit
+    # our choice: on crawl_log's validation days cold documents gain .021 of AUC by it
+    dense_knots: int = 16  # of the curves that statistics and match are read by
     # losses (section 3)
     sqdc_weight: float = 0.015  # lambda
     temperature: float = 10.0  # T, a multiplier
@@ -145,7 +145,7 @@ class Config:
 
 
 # Settings that earned no place, as they stood where they were off.
-CUT = {"renew": 0, "fall_from": 0.0}
+CUT = {"renew": 0, "fall_from": 0.0, "dense_hidden": 0, "dense_wide": False}
 # What differs from a scale's LEMUR in the id baseline, tuned on the same days.
 BASELINE_CHANGES = {"groups": BASELINE}
 # ... and where there are no queries: what a session's positives say of each other.

@@ -6,30 +6,28 @@ import torch
 from torch import Tensor, nn
 
 FARTHEST = 5.0  # standard deviations from the mean; an outlier may not shout
+EDGE = 2.5  # ... of the first and the last knot
 
 
 class Dense(nn.Module):
     """One group of numbers (P, S, F), standardised by what training has shown so far.
 
     `see` takes in a batch's impressions; counts grow as a log grows, so the running
-    statistics follow slowly. With `hidden`, a layer of GELU units stands before the
-    group's token (a curve, not a line), beside the numbers themselves. With `wide`,
-    `straight` is a linear term for the logit, which starts at 0."""
+    statistics follow slowly. The group's token is a linear map of the numbers and of
+    `knots` hat functions of each, and so any curve that bends at the knots: how long
+    ago a document was shown is good or bad news in the middle, not at an end."""
 
     mean: Tensor
     square: Tensor
     batches: Tensor
 
-    def __init__(self, count: int, hidden: int = 0, wide: bool = False):
+    def __init__(self, count: int, knots: int = 0):
         super().__init__()
         self.register_buffer("mean", torch.zeros(count))
         self.register_buffer("square", torch.ones(count))
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
-        self.curve = nn.Linear(count, hidden) if hidden else None
-        self.straight = nn.Linear(count, 1, bias=False) if wide else None
-        if self.straight is not None:
-            nn.init.zeros_(self.straight.weight)
-        self.width = count + hidden
+        self.knots = knots
+        self.width = count * (1 + knots)
 
     @torch.no_grad()
     def see(self, values: Tensor, mask: Tensor, slowest: float = 0.01) -> None:
@@ -47,11 +45,14 @@ class Dense(nn.Module):
         scaled = (values - self.mean) * torch.rsqrt(variance + 1e-4)
         return scaled.clamp(-FARTHEST, FARTHEST)
 
-    def forward(self, values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the group's token is made of, (P, S, width), and the wide term (P, S),
-        None without one."""
+    def hats(self, x: Tensor) -> Tensor:
+        """Where numbers (P, S, F) lie between the knots, (P, S, F * knots): 1 at a
+        knot, falling to 0 at the next, so that those of a number add up to 1."""
+        at = torch.linspace(-EDGE, EDGE, self.knots, device=x.device, dtype=x.dtype)
+        distance = (x.clamp(-EDGE, EDGE)[..., None] - at).abs()
+        return (1 - distance * (self.knots - 1) / (2 * EDGE)).clamp(min=0).flatten(-2)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """What the group's token is made of, (P, S, width)."""
         x = self.standard(values)
-        wide = None if self.straight is None else self.straight(x).squeeze(-1)
-        if self.curve is not None:
-            x = torch.cat([x, nn.functional.gelu(self.curve(x))], dim=-1)
-        return x, wide
+        return torch.cat([x, self.hats(x)], dim=-1) if self.knots else x

@@ -126,10 +126,7 @@ def dense_parts(config: Config, sizes: Sizes) -> nn.ModuleDict:
                 "leave the group out"
             )
     return nn.ModuleDict(
-        {
-            name: Dense(getattr(sizes, name), config.dense_hidden, config.dense_wide)
-            for name in config.dense
-        }
+        {name: Dense(getattr(sizes, name), config.dense_knots) for name in config.dense}
     )
 
 
@@ -415,20 +412,19 @@ class Lemur(nn.Module):
         if "din" in groups:
             watched, mask = self.ids["item"](batch.history + 1), batch.history >= 0
             out["din"] = self.din(item, watched, mask)
-        straight: list[Tensor] = []  # terms of the logit beside the ranker's
         for name, part in self.dense.items():
-            out[name], linear = part(_numbers(batch, name))
-            straight += [] if linear is None else [linear]
+            out[name] = part(_numbers(batch, name))
+        straight: Tensor | None = None  # a term of the logit beside the ranker's
         if query is not None and target is not None:
             history = self.history(batch, fresh)
             out |= self.content(history, query, target, user=user, item=item)
             if self.config.history_products:
                 products = self.taken(batch, history, target)
                 out["long"] = torch.cat([out["long"], products], dim=-1)
-                straight += [self.wide(products)] if self.config.history_wide else []
+                straight = self.wide(products) if self.config.history_wide else None
         flat = {g: out[g].expand(p, s, -1).flatten(0, 1) for g in groups}  # (P * S, F)
         logit = self.ranker(flat).view(p, s)
-        return sum(straight, logit)
+        return logit if straight is None else logit + straight
 
     def kept_ids(self, batch: Batch, options: StepOptions) -> Tensor:
         """Of which targets (P, S) the id is shown to the ranker in this step. Those of

@@ -17,7 +17,7 @@ from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.loading import without_queries
 from lemur_mini.data.pages import PAD
 from lemur_mini.data.schema import DataError
-from lemur_mini.dense import FARTHEST, Dense
+from lemur_mini.dense import EDGE, FARTHEST, Dense
 from lemur_mini.preparation import config_for, dense_features, variant, with_dense
 from lemur_mini.serving.export import COUNTED, COUNTS, export_engine
 from lemur_mini.serving.ranker import Ranker
@@ -26,8 +26,8 @@ from lemur_mini.training import make_model
 
 @pytest.fixture(scope="module")
 def config(config: Config) -> Config:
-    """The tiny model with both groups and a wide term."""
-    return with_dense(config).replace(dense_wide=True, dense_hidden=4, token_width=32)
+    """The tiny model with both groups."""
+    return with_dense(config).replace(dense_knots=4, token_width=32)
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +76,20 @@ def test_standardised_by_what_was_seen():
     torch.testing.assert_close(dense.mean, mean + 0.9, atol=1e-4, rtol=0)
 
 
-def test_the_wide_term_is_linear_and_starts_at_zero():
-    dense, values = Dense(3, hidden=2, wide=True), torch.randn(2, 4, 3)
-    out, wide = dense(values)
-    assert out.shape == (2, 4, 5) == (2, 4, dense.width)
-    assert (wide == 0).all()
-    dense.straight.weight.data = torch.tensor([[1.0, 2.0, -1.0]])
-    wanted = dense.standard(values) @ torch.tensor([1.0, 2.0, -1.0])
-    torch.testing.assert_close(dense(values)[1], wanted)
+def test_hat_functions_spread_a_number_over_the_knots_beside_it():
+    dense, x = Dense(2, knots=6), torch.tensor([[[-9.0, 0.2], [1.5, 9.0]]])
+    at = np.linspace(-EDGE, EDGE, 6)
+    wanted = np.zeros((1, 2, 2, 6))
+    for s in range(2):
+        for f in range(2):
+            value = min(max(float(x[0, s, f]), -EDGE), EDGE)
+            for k in range(6):
+                wanted[0, s, f, k] = max(0.0, 1 - abs(value - at[k]))  # 1 apart
+    hats = dense.hats(x)
+    np.testing.assert_allclose(hats.numpy(), wanted.reshape(1, 2, 12), atol=1e-6)
+    torch.testing.assert_close(hats.view(1, 2, 2, 6).sum(-1), torch.ones(1, 2, 2))
+    assert dense(x).shape == (1, 2, dense.width)
+    assert Dense(2)(x).shape == x.shape  # without knots, the numbers alone
 
 
 def test_the_id_baseline_sees_the_same_numbers(config: Config):

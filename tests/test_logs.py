@@ -76,7 +76,7 @@ def tiny(monkeypatch, prepared):
 def test_a_trial_keeps_its_reason_and_its_kind_of_data(tiny, folder, tmp_path):
     out = tmp_path / "trials.json"
     for model in ("lemur", "ids", "trees"):
-        command = ['{"dense_wide": true}', "--data", str(folder), "--model", model]
+        command = ['{"dense_knots": 8}', "--data", str(folder), "--model", model]
         trials.main([*command, "--feed", "--why", "a try", "--out", str(out)])
     rows = json.loads(out.read_text("utf-8"))
     assert [row["model"] for row in rows] == ["lemur", "ids", "trees"]
