@@ -35,7 +35,7 @@ class Config:
     )
     other_field_tokens: int = 16  # of a field not listed above
     vocabulary: int = 8000
-    encode_chunk: int = 128  # documents of like length that are encoded together
+    encode_tokens: int = 4096  # of documents of like length, encoded together
     image_size: int = 32  # pixels, square
     patch: int = 16  # pixels, square
     image_stem: str = "patches"  # or the name of a torchvision backbone
@@ -135,8 +135,8 @@ class Config:
 
     @staticmethod
     def known(stored: dict) -> dict:
-        """Settings as a file holds them, without those that were cut since, where they
-        were off: that run is what this code does."""
+        """Settings as a file holds them, without those that are gone since, where this
+        code does the same without them."""
         return {k: v for k, v in stored.items() if k not in CUT or v != CUT[k]}
 
     def replace(self, **changes) -> Config:
@@ -144,8 +144,14 @@ class Config:
         return dataclasses.replace(self, **changes)
 
 
-# Settings that earned no place, as they stood where they were off.
-CUT = {"renew": 0, "fall_from": 0.0, "dense_hidden": 0, "dense_wide": False}
+# Settings that are gone, each with the value at which this code does the same.
+CUT = {
+    "renew": 0,
+    "fall_from": 0.0,
+    "dense_hidden": 0,
+    "dense_wide": False,
+    "encode_chunk": 128,
+}
 # What differs from a scale's LEMUR in the id baseline, tuned on the same days.
 BASELINE_CHANGES = {"groups": BASELINE}
 # ... and where there are no queries: what a session's positives say of each other.
@@ -168,6 +174,7 @@ GPU = CLASSROOM.replace(
     history_short=50,
     longer_merge=4,
     batch_pages=256,
+    encode_tokens=65_536,
     token_width=128,
     precision="bf16",
 )

@@ -130,6 +130,17 @@ def dense_parts(config: Config, sizes: Sizes) -> nn.ModuleDict:
     )
 
 
+def chunk_ends(lengths: list[int], budget: int) -> list[int]:
+    """Where to cut documents, given in order of length, so that no chunk holds more
+    than `budget` text tokens with its padding, or one document."""
+    ends, begin = [], 0
+    for place, length in enumerate(lengths):
+        if place > begin and (place + 1 - begin) * length > budget:
+            ends.append(place)
+            begin = place
+    return [*ends, len(lengths)]
+
+
 def _numbers(batch: Batch, name: str) -> Tensor:
     """A group of dense features of a batch (P, S, F)."""
     values = getattr(batch, name)
@@ -304,12 +315,12 @@ class Lemur(nn.Module):
 
     def encode_in_chunks(self, features: Features, rows: Tensor) -> Tensor:
         """What the encoder says of rows (B,) in order of length: (B, D)."""
-        chunks = rows.split(self.config.encode_chunk)
-        last = torch.stack([part[-1] for part in chunks])
-        longest = features.length[last].tolist()  # the host waits once, not per chunk
+        lengths = features.length[rows].tolist()  # the host waits once, not per chunk
+        ends = chunk_ends(lengths, self.config.encode_tokens)
+        sizes = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
         parts = [
-            self.document_encoder(features, part, length)
-            for part, length in zip(chunks, longest, strict=True)
+            self.document_encoder(features, part, lengths[end - 1])
+            for part, end in zip(rows.split(sizes), ends, strict=True)
         ]
         return torch.cat(parts)
 

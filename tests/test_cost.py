@@ -154,11 +154,15 @@ def test_a_step_waits_for_lengths_alone(
 ):
     """However many documents or chunks there are. Distinct queries and documents are
     found before the batch is on its device; padding and negatives weigh 0."""
-    used = config.replace(batch_pages=pages, forward_share=p, backward_share=q)
+    used = config.replace(
+        batch_pages=pages, forward_share=p, backward_share=q, encode_tokens=200
+    )
     lemur = make_model(used, prepared.sizes, 0, CPU).train()
     lemur.bank.written.zero_()
     batch = prepared.pages.batch(np.arange(pages) + 100, used.history_long)
-    assert (len(batch.unique_items) > used.encode_chunk) == (pages == 16)
+    lengths = prepared.features.length[batch.unique_items].sort().values.tolist()
+    chunks = len(model.chunk_ends(lengths, used.encode_tokens))
+    assert chunks > 1 and (chunks > 3) == (pages == 16)
     with Waits(monkeypatch) as waits:
         train_step(Run(lemur, prepared.features, 0, total=101, step=1), batch)
     assert waits.seen == wanted

@@ -15,7 +15,7 @@ from lemur_mini.config import BASELINE, LEMUR, Config
 from lemur_mini.data.pages import Batch, make_batch
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder
 from lemur_mini.memory_bank import NEVER, MemoryBank
-from lemur_mini.model import Lemur, Losses, StepOptions, gather_rows
+from lemur_mini.model import Lemur, Losses, StepOptions, chunk_ends, gather_rows
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import make_model
 
@@ -176,7 +176,7 @@ def test_histories_hold_the_fresh_vectors_of_the_same_step(prepared, config):
 
 
 def test_each_distinct_document_is_encoded_once(prepared, config):
-    model = build(prepared, config, encode_chunk=7)
+    model = build(prepared, config, encode_tokens=200)
     batch = batch_of(prepared, config, [*LATE, *LATE])  # everything twice
     graded, plain = watch_encoder(model)
     train_losses(model, batch, prepared)
@@ -191,10 +191,21 @@ def test_each_distinct_query_is_encoded_once(prepared, config):
     assert rows == [batch.query.unique().numel()] and rows[0] < len(batch.query)
 
 
+def test_chunks_keep_to_their_budget_of_tokens():
+    lengths = sorted(np.random.default_rng(0).integers(1, 40, 200).tolist())
+    ends = chunk_ends(lengths, 100)
+    assert ends[-1] == 200 and ends == sorted(set(ends))
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        assert (end - begin) * lengths[end - 1] <= 100
+        if end < 200:  # and no more fitted
+            assert (end + 1 - begin) * lengths[end] > 100
+    assert chunk_ends([500, 500], 100) == [1, 2]
+
+
 @torch.no_grad()
 def test_encoding_in_chunks_keeps_the_order(prepared, config):
     rows = torch.tensor([9, 2, 30, 4, 17])
-    model = build(prepared, config, encode_chunk=2).eval()
+    model = build(prepared, config, encode_tokens=60).eval()
     got = model.encode(prepared.features, rows)
     for row, vector in zip(rows, got, strict=True):
         alone = model.encode(prepared.features, row[None])[0]
