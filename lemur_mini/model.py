@@ -16,6 +16,7 @@ from lemur_mini.config import DENSE, Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
 from lemur_mini.dense import Dense
+from lemur_mini.devices import autocast
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
 from lemur_mini.longer import Longer
 from lemur_mini.memory_bank import NEVER, MemoryBank
@@ -544,8 +545,9 @@ class Lemur(nn.Module):
             rows = torch.arange(self.sizes.documents, device=self.bank.vectors.device)
         (written,) = self.bank.fetch(rows, self.bank.written)
         rows = rows[written == NEVER]
-        for part in rows.split(512):
-            self.bank.write(part, self.encode(features, part), step)
+        with autocast(self.config, rows.device):
+            for part in rows.split(512):
+                self.bank.write(part, self.encode(features, part), step)
         return len(rows)
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
-from lemur_mini.data.pages import Batch, Pages
+from lemur_mini.data.pages import Batch, Pages, moved
 from lemur_mini.data.past import Past
 from lemur_mini.devices import autocast
 from lemur_mini.errors import Mendable
@@ -179,7 +179,7 @@ def step_options(run: Run, batch: Batch) -> StepOptions:
     chance = np.random.default_rng((run.seed, run.step)).random(len(batch.unique_items))
     return StepOptions(
         step=run.step,
-        order=torch.from_numpy(chance).float().to(run.device),
+        order=moved(torch.from_numpy(chance).float(), run.device),
         forward_share=config.forward_share if sampling else 1.0,
         backward_share=config.backward_share if sampling else 1.0,
         sqdc_weight=1.0 if run.pretraining else config.sqdc_weight,

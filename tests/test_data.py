@@ -451,3 +451,18 @@ def test_data_set_without_texts_and_images(tmp_path, config):
     features = pipeline.prepare(tmp_path, config, torch.device("cpu")).features
     assert features.length.tolist() == [1, 1, 1]
     assert not features.has_image.any()
+
+
+def test_what_moves_to_a_gpu_is_pinned_first(prepared, config, monkeypatch):
+    """No GPU is needed to see it: what is called on the host, for every tensor."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: calls.append("pin") or x)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, _, non_blocking: calls.append(non_blocking) or x
+    )
+    batch = prepared.pages.batch(np.arange(4), 8)
+    batch.to("cuda")
+    assert calls == ["pin", True] * len(batch._parts())
+    calls.clear()
+    batch.to("cpu")
+    assert "pin" not in calls

@@ -279,6 +279,20 @@ def test_vectors_of_a_bf16_encoder_fit_the_fp32_bank(prepared, config, monkeypat
     assert got.item() == pytest.approx(wanted.item(), rel=0.02)
 
 
+def test_publishing_encodes_in_the_precision_of_training(prepared, config):
+    plain = build(prepared, config)
+    model = build(prepared, config, precision="bf16")
+    kinds = set()
+    watch = model.document_encoder.project.register_forward_hook
+    watch(lambda _, __, out: kinds.add(out.dtype))
+    for each in (plain, model):
+        each.bank.forget()
+        each.publish(prepared.features)
+    assert kinds == {torch.bfloat16} and model.bank.vectors.dtype == torch.float32
+    cosine = torch.cosine_similarity(model.bank.vectors, plain.bank.vectors)
+    assert cosine.min() > 0.98
+
+
 # --- what the gradient reaches -------------------------------------------------------
 
 

@@ -61,8 +61,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        parts = self._parts().items()
-        return Batch(**{k: v.to(device, non_blocking=True) for k, v in parts})
+        return Batch(**{k: moved(v, device) for k, v in self._parts().items()})
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device. To a GPU it goes through pinned memory: else the host
+    would wait until the copy is done."""
+    if torch.device(device).type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _longest(rows: Tensor, multiple: int) -> int:

@@ -20,6 +20,7 @@ from lemur_mini.data.features import (
     query_limit,
 )
 from lemur_mini.data.fingerprint import content_of
+from lemur_mini.data.pages import moved
 
 DOCUMENTS = ("tokens", "types", "positions", "length", "images", "has_image")
 NOWHERE = -1
@@ -79,7 +80,7 @@ class Column:
         rows, *rest = index if isinstance(index, tuple) else (index,)
         places = self.cache.places(rows.cpu().numpy())
         values = torch.from_numpy(self.cache.table[self.name][places])
-        return values[(slice(None), *rest)].to(self.device, non_blocking=True)
+        return moved(values[(slice(None), *rest)], self.device)
 
 
 class Store:

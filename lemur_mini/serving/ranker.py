@@ -16,6 +16,7 @@ from lemur_mini.checkpoints import load_model
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.features import encode_queries, query_limit
 from lemur_mini.data.pages import Batch
+from lemur_mini.devices import autocast
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.model import Lemur
 from lemur_mini.preparation import Prepared
@@ -63,11 +64,12 @@ class Ranker(State, Artefact):
         stands beyond a shorter request's candidates means nothing."""
         model, query, target = self.model, None, None  # one state, to the end
         batch = self.batch(requests, before, model.sizes.documents).to(self.device)
-        if model.config.has_content:
-            texts = [text for _, text, _ in requests]
-            query = self._query_vectors(model, texts, batch)
-            target = model.bank.read(batch.item)[0]
-        chance = model.rank(batch, query, target).sigmoid().cpu()
+        with autocast(model.config, self.device):
+            if model.config.has_content:
+                texts = [text for _, text, _ in requests]
+                query = self._query_vectors(model, texts, batch)
+                target = model.bank.read(batch.item)[0]
+            chance = model.rank(batch, query, target).float().sigmoid().cpu()
         finite.require(chance[batch.mask.cpu()].numpy(), "chances")
         return chance.numpy()
 
@@ -170,7 +172,9 @@ class Ranker(State, Artefact):
         new = self.known.read(documents, model.config)
         if model.config.has_content:
             features = new.features.to(self.device)
-            vectors = model.encode(features, torch.arange(len(new.ids)).to(self.device))
+            rows = torch.arange(len(new.ids), device=self.device)
+            with autocast(model.config, self.device):
+                vectors = model.encode(features, rows).float()
             finite.require(vectors.cpu().numpy(), "vectors")
         return new, vectors
 
