@@ -4,11 +4,11 @@ import ast
 import importlib
 import inspect
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lemur_mini import memory_bank, model
@@ -16,6 +16,8 @@ from lemur_mini.config import SCALES
 from lemur_mini.cost import accounting, roofline
 from lemur_mini.reproduce import tables
 from lemur_mini.training import Run, make_model, step_options, train_step
+from tests.benchmarks import operations
+from tests.benchmarks.operations import Operations
 
 CPU = torch.device("cpu")
 NAMES = importlib.import_module("tests.benchmarks.__main__").NAMES
@@ -112,33 +114,6 @@ def test_verdicts_of_goals(value, goal, verdict):
     assert tables.met(value, goal) == verdict
 
 
-WAITS = ("_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal")
-
-
-class Waits(TorchDispatchMode):
-    """Names of what the host has to wait for on a GPU: operations whose result it has
-    to know, and `tolist`, which is no operation on the CPU."""
-
-    def __init__(self, monkeypatch):
-        super().__init__()
-        self.seen: list[str] = []
-        plain = torch.Tensor.tolist
-
-        def tolist(tensor):
-            self.seen.append("tolist")
-            return plain(tensor)
-
-        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        places = args[1] if name in ("index", "index_put", "index_put_") else ()
-        by_mask = any(x is not None and x.dtype == torch.bool for x in places)
-        if by_mask or name in WAITS:
-            self.seen.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(
     ("pages", "p", "q", "wanted"),
     [
@@ -149,9 +124,7 @@ class Waits(TorchDispatchMode):
         (4, 0.5, 0.2, ["_local_scalar_dense", "tolist", "tolist"]),
     ],
 )
-def test_a_step_waits_for_lengths_alone(
-    config, prepared, monkeypatch, pages, p, q, wanted
-):
+def test_a_step_waits_for_lengths_alone(config, prepared, pages, p, q, wanted):
     """However many documents or chunks there are. Distinct queries and documents are
     found before the batch is on its device; padding and negatives weigh 0."""
     used = config.replace(
@@ -163,6 +136,19 @@ def test_a_step_waits_for_lengths_alone(
     lengths = prepared.features.length[batch.unique_items].sort().values.tolist()
     chunks = len(model.chunk_ends(lengths, used.encode_tokens))
     assert chunks > 1 and (chunks > 3) == (pages == 16)
-    with Waits(monkeypatch) as waits:
+    with Operations() as found:
         train_step(Run(lemur, prepared.features, 0, total=101, step=1), batch)
-    assert waits.seen == wanted
+    assert found.waits == Counter(wanted)
+
+
+def test_operations_of_a_step_do_not_grow_with_its_pages(config, prepared):
+    """What a budget of tokens cuts is one chunk, however many documents there are."""
+    used = config.replace(encode_tokens=10**6)
+    few, many = (
+        operations.measure(prepared, used.replace(batch_pages=pages), 100)
+        for pages in (4, 64)
+    )
+    assert many.done.total() < 1.1 * few.done.total()
+    assert many.waits == few.waits == {"tolist": 1}
+    cut = operations.measure(prepared, used.replace(encode_tokens=200), 100)
+    assert cut.done.total() > many.done.total()

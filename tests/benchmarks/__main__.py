@@ -15,6 +15,7 @@ NAMES = (
     "dedup",
     "overhead",
     "memory",
+    "operations",
     "peers",
     "gpu",
 )
