@@ -13,7 +13,7 @@ import pytest
 
 from lemur_mini.config import BASELINE, CLASSROOM, LEMUR, SCALES, Config
 from lemur_mini.cost import accounting
-from lemur_mini.reproduce import claims, curves, runs
+from lemur_mini.reproduce import claims, curves, growth, runs
 from lemur_mini.reproduce.claims import (
     CLAIMS,
     CONTRADICTS,
@@ -23,6 +23,7 @@ from lemur_mini.reproduce.claims import (
 )
 from lemur_mini.simulate import ab_test
 from lemur_mini.world import Platform
+from lemur_mini.world.config import WorldConfig
 
 
 def test_every_claim_names_variants_that_exist():
@@ -292,3 +293,44 @@ def test_counts_on_shapes_are_counts_of_the_real_step(prepared, config):
     )
     # each page full, as here; the shapes' history is as long as the configuration's
     assert real == pytest.approx(shapes, rel=0.02)
+
+
+def test_growth_reads_shares_and_paired_differences_of_every_size(monkeypatch):
+    def runs(name):
+        if name == "platform-x2":
+            return {}
+        more = 0.0 if name == "platform" else 0.1
+        values = {"rankmixer_longer": 0.6, "lemur": 0.7 + more, "cic": 0.69 + more}
+        return {
+            (variant, seed): {"data": name, "test": {"qauc": value + 0.01 * seed}}
+            for variant, value in values.items()
+            for seed in ((0, 1) if variant != "cic" else (1,))
+        }
+
+    monkeypatch.setattr(growth, "stored_runs", runs)
+    monkeypatch.setattr(
+        growth.learnable, "stored", lambda *_: {"auc": 0.9, "qauc": 0.805}
+    )
+    found = growth.rows()
+    assert [row["times"] for row in found] == [1, 4, 8]  # twice: no results yet
+    mean, half = found[0]["learnt"]["lemur"]
+    assert mean == pytest.approx((0.705 - 0.605) / 0.2) and half > 0
+    assert found[1]["learnt"]["lemur"][0] == pytest.approx(1.0)
+    assert found[0]["changed"] == {"CIC": (pytest.approx(-0.01), None)}
+    left, right = growth.figure(found).axes
+    assert len(left.containers) == 1 and len(right.containers) == 1
+
+
+def test_a_grown_platform_has_the_same_rates():
+    world = WorldConfig()
+    grown = world.grown(4)
+    assert (grown.users, grown.documents, grown.sessions) == (
+        4 * world.users,
+        4 * world.documents,
+        4 * world.sessions,
+    )
+    assert dataclasses.replace(grown, users=3000, documents=6000, sessions=60000) == (
+        world
+    )
+    with pytest.raises(ValueError, match="by 1 or more"):
+        world.grown(0)

@@ -3,6 +3,7 @@
 run    train and test what has no result yet; a killed run is started again
 table  figures/claims.json, figures/claims.png and the README's table, from results
 log    all that a reader of a log asks for (`logs.ROWS`), then its table, printed
+grown  what changes with scale (`growth`): a larger platform's runs, then the figure
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from lemur_mini.errors import Mendable
 from lemur_mini.evaluation import query_auc
 from lemur_mini.files import RESULTS, ROOT, require_folder, write_json
 from lemur_mini.preparation import with_dense, with_ours
-from lemur_mini.reproduce import claims, curves, logs, stored, tables
+from lemur_mini.reproduce import claims, curves, growth, logs, stored, tables
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of, groups_of
 from lemur_mini.simulate.ab_test import online
+from lemur_mini.world.config import WorldConfig
 
 OPPONENTS = {"trees": pipeline.trees, "means": pipeline.smoothed_baseline}
 
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("action", choices=["run", "table", "log"])
+    add("action", choices=["run", "table", "log", "grown"])
     add("--data", default=str(ROOT / "data"))
     add("--name", default="platform", help="folder of results for this data set")
     numbers = [claim.number for claim in CLAIMS]
@@ -65,10 +67,14 @@ def main(arguments: list[str] | None = None) -> None:
         return write_claims(options)
     if options.action == "log" and not options.variants:
         options.variants = list(logs.ROWS)
+    if options.action == "grown" and not options.variants:
+        options.variants = list(growth.VARIANTS)
     run(options)
     if options.action == "log":
         folder = result_folder(options)
         print(logs.text_table(claims.load(folder)))
+    if options.action == "grown":
+        growth.main()
 
 
 def wanted(options: argparse.Namespace) -> list[tuple[str, int]]:
@@ -224,6 +230,7 @@ def measure(
     rows, score = pipeline.predict_period(prepared, trained, dataset.test_start, None)
     each = query_auc(log.label[rows], score, log.qid[rows])
     live = variant in ONLINE and dataset.truth is not None
+    live = live and len(dataset.items) <= WorldConfig.documents  # not a grown platform
     return {
         "variant": variant,
         "seed": seed,

@@ -35,6 +35,19 @@ def stored(
     return {name: found[0][name] for name in ("auc", "qauc")} if found else None
 
 
+def world_of(dataset: Dataset) -> WorldConfig:
+    """The platform of so many documents: the shipped one, or a grown one. Raises
+    DataError where none of ours has that many."""
+    times, rest = divmod(len(dataset.items), WorldConfig.documents)
+    if rest or not times or dataset.truth is None:
+        raise DataError(
+            f"{dataset.folder}: no platform of ours, which have a multiple of "
+            f"{WorldConfig.documents} documents; only of these can be said what can "
+            "be learnt"
+        )
+    return WorldConfig().grown(times)
+
+
 def compute(
     dataset: Dataset,
     config: WorldConfig,
@@ -62,7 +75,7 @@ def compute(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compute both periods, validation and test, of a platform of the default sizes."""
+    """Compute both periods, validation and test, of the shipped or a grown platform."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default=str(DATA))
     parser.add_argument("--seed", type=int, default=0, help="of the platform")
@@ -71,6 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # sums in one order: the same numbers everywhere
     dataset, rows = load(options.data), []
+    world = world_of(dataset)
     about = {"data": checksum(dataset)}
     about |= files.provenance(
         "python -m lemur_mini.simulate.learnable", torch.device("cpu")
@@ -80,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         (dataset.test_start, None),
     ):
         about["feed"] = options.feed
-        found = compute(dataset, WorldConfig(), options.seed, start, end, options.feed)
+        found = compute(dataset, world, options.seed, start, end, options.feed)
         rows.append(found | {"start": start, "end": end} | about)
         print(f"from {start}: AUC {found['auc']:.4f}, QAUC {found['qauc']:.4f}")
     old = json.loads(options.out.read_text("utf-8")) if options.out.is_file() else []

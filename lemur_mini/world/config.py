@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -34,3 +34,11 @@ class WorldConfig:
     taste_change: float = 0.0  # chance that a user's tastes change once, on some day
     affinity_walk: float = 0.0  # of topic affinities, standard deviation a day
     late_topics: float = 0.0  # share of topics that appear on some day after the first
+
+    def grown(self, times: int) -> WorldConfig:
+        """So many times the users, documents and sessions, at the same rates. Raises
+        ValueError below 1."""
+        if times < 1:
+            raise ValueError(f"a platform grows by 1 or more, not by {times}")
+        counts = ("users", "documents", "sessions")
+        return replace(self, **{name: times * getattr(self, name) for name in counts})
