@@ -54,6 +54,17 @@ def test_tables_hold_every_row_that_was_run(stored, monkeypatch):
     assert len(logs.text_table(stored).splitlines()) == 4
 
 
+def test_a_feed_whose_truth_is_known_says_what_share_is_learnt(stored, monkeypatch):
+    best = {"auc": 0.9, "qauc": 0.95}
+    monkeypatch.setattr(logs.learnable, "stored", lambda *_, feed: best)
+    assert logs.learnt(stored) == []  # no ids to begin from
+    stored["rankmixer_longer", 0] = result("rankmixer_longer", 0, 0.7)
+    (line,) = logs.learnt(stored)
+    mine = [stored["lemur_numbers", s]["test"]["qauc"] for s in range(3)]
+    mean, half = mean_and_interval([(q - 0.71) / (0.95 - 0.71) for q in mine])
+    assert f"{mean:.0%} ± {100 * half:.0f} | 0.900 | 0.950" in line
+
+
 def test_nothing_stored_is_no_table(monkeypatch):
     monkeypatch.setattr(logs, "stored_runs", lambda name: {})
     assert logs.tables() == ""

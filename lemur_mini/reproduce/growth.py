@@ -19,9 +19,6 @@ from lemur_mini.files import ROOT, write_json
 from lemur_mini.reproduce import claims
 from lemur_mini.reproduce.stored import stored_runs
 from lemur_mini.simulate import learnable
-from lemur_mini.world.config import WorldConfig
-from lemur_mini.world.export import TEST_DAY
-from lemur_mini.world.platform import DAY
 
 TIMES = (1, 2, 4, 8)
 IDS = "rankmixer_longer"
@@ -41,7 +38,6 @@ CHANGES = {
     "RankMixer for DLRM": ("rankmixer", "dlrm"),
 }
 VARIANTS = (IDS, *LEARNT, "cic", "no_session_mask", "rankmixer", "dlrm")
-TEST_START = WorldConfig.start + TEST_DAY * DAY  # of every size
 Spread = tuple[float, float | None]  # mean, half width of its interval
 
 
@@ -68,7 +64,7 @@ def rows() -> list[dict]:
         qauc = {key: run["test"]["qauc"] for key, run in runs.items()}
         ids = [value for (variant, _), value in qauc.items() if variant == IDS]
         data = next((run["data"] for run in runs.values()), "")
-        best = learnable.stored(data, TEST_START)
+        best = learnable.stored(data, learnable.TEST_START)
         if not ids or best is None:
             continue
         base = float(np.mean(ids))

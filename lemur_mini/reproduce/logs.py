@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lemur_mini.evaluation import mean_and_interval
+from lemur_mini.evaluation import gap_closed, mean_and_interval
 from lemur_mini.reproduce.stored import spread, stored_runs
+from lemur_mini.simulate import learnable
 
 Runs = dict[tuple[str, int], dict]
 MEASURES = {"auc": "AUC", "qauc": "QAUC", "cold_auc": "AUC, cold"}
@@ -100,8 +101,25 @@ def tables() -> str:
         lines.append("|---" * (len(MEASURES) + 2) + "|")
         found = rows(runs, ROWS | LADDER)
         lines += ["| " + " | ".join(cells) + " |" for cells in found]
+        lines += learnt(runs)
         parts.append("\n".join([*lines, "", leads(runs)]))
     return "\n\n".join(parts)
+
+
+def learnt(runs: Runs) -> list[str]:
+    """A last row where it is known what can be learnt without queries: that, and which
+    share of it LEMUR with all groups goes, from the ids on."""
+    data = next(run.get("data", "") for run in runs.values())
+    best = learnable.stored(data, learnable.TEST_START, feed=True)
+    ids, mine = of(runs, "rankmixer_longer"), of(runs, BEST)
+    if not (best and ids and mine):
+        return []
+    base = np.mean([test["qauc"] for test in ids.values()])
+    shares = [gap_closed(base, test["qauc"], best["qauc"]) for test in mine.values()]
+    mean, half = mean_and_interval(shares)
+    more = f"{mean:.0%}" + ("" if half is None else f" ± {100 * half:.0f}")
+    cells = f"{best['auc']:.3f} | {best['qauc']:.3f}"
+    return [f"| what can be learnt; of it, in QAUC, LEMUR: {more} | {cells} | | |"]
 
 
 def short() -> str:

@@ -140,9 +140,13 @@ def run(options: argparse.Namespace) -> None:
     config = with_ours(SCALES[options.scale])
     config = with_dense(config) if numbers else config
     about = options.data, options.feed, config, options.device
+    more = "" if options.data == str(ROOT / "data") else " --data FOLDER"
+    more += " --feed" if options.feed else ""
+    more += "" if options.name == "platform" else f" --name {options.name}"
     with ProcessPoolExecutor(options.jobs, spawn, _open, about) as pool:
         tasks = {
-            pool.submit(_one, folder, options.scale, *task): task for task in tasks
+            pool.submit(_one, folder, options.scale, *task, more): task
+            for task in tasks
         }
         try:
             for task in tqdm(as_completed(tasks), "runs", len(tasks), unit="run"):
@@ -190,7 +194,8 @@ def _follow() -> None:
     os._exit(1)
 
 
-def _one(folder: Path, scale: str, variant: str, seed: int) -> str:
+def _one(folder: Path, scale: str, variant: str, seed: int, more: str = "") -> str:
+    """Do one run that has no result yet; more: of the command, on other data."""
     if isinstance(_opened, Exception):
         raise _opened
     prepared, path = _opened, result_path(folder, variant, seed)
@@ -202,6 +207,7 @@ def _one(folder: Path, scale: str, variant: str, seed: int) -> str:
         result = opponent(prepared, variant, seed)
     else:
         result = measure(prepared, config, variant, seed)
+    result["command"] += more
     write_json(path, result, indent=None)
     return f"{result['test']['qauc']:.4f} {variant}, seed {seed}"
 

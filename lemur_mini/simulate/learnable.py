@@ -17,10 +17,12 @@ from lemur_mini.data.schema import DataError
 from lemur_mini.evaluation import auc, qauc
 from lemur_mini.files import DATA, RESULTS
 from lemur_mini.world.config import WorldConfig
+from lemur_mini.world.export import TEST_DAY
 from lemur_mini.world.oracle import learnable, learnable_as_feed
-from lemur_mini.world.platform import Platform
+from lemur_mini.world.platform import DAY, Platform
 
 RESULT = RESULTS / "learnable.json"
+TEST_START = WorldConfig.start + TEST_DAY * DAY  # of every platform that is exported
 
 
 def stored(
