@@ -69,9 +69,8 @@ def trial(options: argparse.Namespace) -> dict:
         result = pipeline.evaluate_period(prepared, run, *period)
         result["train_seconds"] = round(run.seconds)
     used = round(time.process_time() - began)
-    command = " ".join(
-        ["python -m lemur_mini.reproduce trial", *map(repr, sys.argv[1:])]
-    )
+    given = ("FOLDER" if a == options.data else a for a in sys.argv[1:])
+    command = " ".join(["python -m lemur_mini.reproduce trial", *map(repr, given)])
     kept = ("auc", "qauc", "log_loss", "cold_auc", "tail_auc", "train_seconds")
     return {
         "model": options.model,
