@@ -235,7 +235,7 @@ def measure(
     log = dataset.log
     rows, score = pipeline.predict_period(prepared, trained, dataset.test_start, None)
     each = query_auc(log.label[rows], score, log.qid[rows])
-    live = variant in ONLINE and dataset.truth is not None
+    live = variant in ONLINE and dataset.truth is not None and not dataset.is_feed
     live = live and len(dataset.items) <= WorldConfig.documents  # not a grown platform
     return {
         "variant": variant,
