@@ -228,9 +228,11 @@ def smoothed_baseline(prepared: Prepared, start: int, end: int | None) -> dict:
     return measures(prepared, rows, chance, start)
 
 
-def trees(prepared: Prepared, start: int, end: int | None) -> dict:
+def trees(
+    prepared: Prepared, start: int, end: int | None, content: bool = True
+) -> dict:
     """The measures of gradient-boosted trees over statistics, match and compressed
-    content, fitted on all before `start`; and the seconds that they took."""
+    content (or without it), fitted on all before `start`; and their seconds."""
     from lemur_mini.trees import boosted_trees  # scikit-learn, where it is needed
 
     began, pages = time.perf_counter(), prepared.pages.cut_at(start, end)
@@ -238,7 +240,7 @@ def trees(prepared: Prepared, start: int, end: int | None) -> dict:
     images = prepared.features.images.cpu().numpy()
     dense = pages.dense | dense_features(prepared.dataset, lacking, pages, images)[0]
     rows, chance = boosted_trees(
-        prepared.dataset, pages, images, dense, start=start, end=end
+        prepared.dataset, pages, images, dense, start=start, end=end, content=content
     )
     seconds = round(time.perf_counter() - began, 1)
     return measures(prepared, rows, chance, start) | {"train_seconds": seconds}

@@ -22,14 +22,15 @@ def boosted_trees(
     start: int,
     end: int | None = None,
     seed: int = 0,
+    content: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit on all rows of pages before `start`, score those of [start, end): rows of the
     log (B,) and chances (B,). The pages are cut at both times.
 
     images: (N, 3, H, W) uint8, 0 where there is none; dense: `statistics` and `match`,
-    (I, F) each. One pass over the data: nothing is chosen on the test rows."""
-    content = content_features(dataset, pages, images)
-    x = np.column_stack([*content.values(), *dense.values()]).astype(np.float32)
+    (I, F) each; content: with compressed content beside them. One pass over the data: nothing is chosen on the test rows."""
+    seen = content_features(dataset, pages, images) if content else {}
+    x = np.column_stack([*seen.values(), *dense.values()]).astype(np.float32)
     train = pages.shown(pages.between(None, start))
     test = pages.shown(pages.between(start, end))
     trees = HistGradientBoostingClassifier(

@@ -74,7 +74,7 @@ def test_nothing_stored_is_no_table(monkeypatch):
 def tiny(monkeypatch, prepared):
     """What trains is not trained: the command's own part is looked at."""
 
-    def measures(prepared, *_):
+    def measures(prepared, *_, **__):
         return {"auc": 0.6, "qauc": 0.5, "log_loss": 0.7, "cold_auc": 0.5}
 
     run = type("Run", (), {"seconds": 1.0})
@@ -87,7 +87,8 @@ def tiny(monkeypatch, prepared):
 def test_a_trial_keeps_its_reason_and_its_kind_of_data(tiny, folder, tmp_path):
     out = tmp_path / "trials.json"
     for model in ("lemur", "ids", "trees"):
-        command = ['{"dense_knots": 8}', "--data", str(folder), "--model", model]
+        changes = '{"content": false}' if model == "trees" else '{"dense_knots": 8}'
+        command = [changes, "--data", str(folder), "--model", model]
         trials.main([*command, "--feed", "--why", "a try", "--out", str(out)])
     rows = json.loads(out.read_text("utf-8"))
     assert [row["model"] for row in rows] == ["lemur", "ids", "trees"]

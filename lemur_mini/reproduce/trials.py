@@ -5,7 +5,8 @@ python -m lemur_mini.reproduce trial '{}' --data FOLDER --name films --model ids
 
 changes what the main command would train (on the platform our form of LEMUR,
 `config.OURS`), trains before the validation period and scores it, as `search` does; it
-is anything that one wants to try, with its reason. Model `trees` has no changes."""
+is anything that one wants to try, with its reason. Model `trees` knows one change,
+`{"content": false}`: statistics and match alone."""
 
 from __future__ import annotations
 
@@ -57,11 +58,12 @@ def trial(options: argparse.Namespace) -> dict:
     device, dataset = choose_device("auto"), load(options.data)
     dataset = without_queries(dataset) if options.feed else dataset
     changes = {k: tuple(v) if k == "groups" else v for k, v in options.changes.items()}
-    config = usual(options, dataset).replace(**changes)
+    network = options.model in ("lemur", "ids")
+    config = usual(options, dataset).replace(**changes if network else {})
     prepared = pipeline.prepare(dataset, config, device)
     period, began = (dataset.valid_start, dataset.test_start), time.process_time()
     if options.model == "trees":
-        result = pipeline.trees(prepared, *period)
+        result = pipeline.trees(prepared, *period, **changes)
     elif options.model == "means":
         result = pipeline.smoothed_baseline(prepared, *period)
     else:
