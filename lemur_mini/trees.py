@@ -28,7 +28,8 @@ def boosted_trees(
     log (B,) and chances (B,). The pages are cut at both times.
 
     images: (N, 3, H, W) uint8, 0 where there is none; dense: `statistics` and `match`,
-    (I, F) each; content: with compressed content beside them. One pass over the data: nothing is chosen on the test rows."""
+    (I, F) each; content: with compressed content beside them. One pass over the data:
+    nothing is chosen on the test rows."""
     seen = content_features(dataset, pages, images) if content else {}
     x = np.column_stack([*seen.values(), *dense.values()]).astype(np.float32)
     train = pages.shown(pages.between(None, start))
