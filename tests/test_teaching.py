@@ -1,7 +1,10 @@
-"""The teacher's room: a class is graded, whatever it hands in."""
+"""The teacher's room: pages are made from the notebooks, and a class is graded,
+whatever it hands in."""
 
 import copy
 import csv
+import json
+import re
 import sys
 
 import make
@@ -9,10 +12,12 @@ import nbformat
 import pytest
 
 sys.path.insert(0, str(make.HERE / "teaching"))
+import room as teaching  # noqa: E402
+
 if sys.platform != "win32":
     import grade
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+forks = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 COURSE = """\
 # %% [markdown]
@@ -78,6 +83,7 @@ def graded(room, capsys, *more):
     return code, found, capsys.readouterr().out
 
 
+@forks
 def test_a_class_with_everything_that_can_go_wrong(room, capsys):
     folder, hand_in = room
     hand_in("ada", RIGHT)
@@ -111,7 +117,66 @@ def test_a_class_with_everything_that_can_go_wrong(room, capsys):
     assert "2 right" in printed and "Add them up." in printed
 
 
+@forks
 def test_an_empty_folder_is_said(room, capsys):
     folder, _ = room
     assert grade.main([str(folder / "class")]) == 2
     assert "no *.ipynb" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", teaching.pages(), ids=lambda path: path.name)
+def test_pages_are_made_from_their_sources(path):
+    assert path.read_text("utf-8") == teaching.pages()[path], "run: room.py pages"
+
+
+def test_every_notebook_has_a_quiz_and_a_line_in_the_guide():
+    asked = json.loads((teaching.HERE / "quiz.json").read_text("utf-8"))
+    assert list(asked) == make.names()
+    for questions in asked.values():
+        assert len(questions) >= 3
+        for question in questions:
+            assert len(set(question["choices"])) == len(question["choices"]) == 3
+            assert 0 <= question["right"] < 3 and question["why"]
+    guide = (teaching.HERE / "README.md").read_text("utf-8")
+    assert all(f"{name[:2]}.**" in guide or name[:2] in "101112" for name in asked)
+    assert len(guide.split()) < 2500
+    for link in re.findall(r"\]\(([\w./-]+)\)", guide):
+        assert (teaching.HERE / link).exists(), link
+
+
+def test_students_see_no_key():
+    student, key = teaching.quiz(key=False), teaching.quiz(key=True)
+    assert "**a)" not in student and not re.search(r"- [abc]\) \*\*", student)
+    assert len(re.findall(r"- [abc]\) \*\*", key)) == student.count("\n**")
+    letters = re.findall(r"- ([abc])\) \*\*", key)
+    assert max(letters.count(x) for x in "abc") < 0.6 * len(letters)
+
+
+def test_a_deck_has_every_section_and_picture():
+    deck = teaching.slides("03_sqdc")
+    shown = make.read(make.HERE / "03_sqdc.ipynb")
+    pictures = [
+        o
+        for c in shown.cells
+        for o in c.get("outputs", [])
+        if "image/png" in o.get("data", {})
+    ]
+    assert deck.count("<img alt=") == len(pictures) >= 2
+    assert 'alt=""' not in deck and "http" not in deck.split("<body>")[0]
+    heads = teaching.SECTION.findall("\n".join(c.source for c in shown.cells))
+    assert all(
+        f"<h2>{teaching._inline(h)}</h2>" in deck for h in heads if h != "Exercises"
+    )
+
+
+def test_a_recall_copy_keeps_code_and_exercises_and_no_prose():
+    made = teaching.recall("03_sqdc")
+    text = "\n".join(c.source for c in made.cells if c.cell_type == "markdown")
+    assert "### Exercise 3.1" in text and "**Goals**" not in text
+    prose = sum(len(c.source) for c in make.read(make.HERE / "03_sqdc.ipynb").cells)
+    assert len(text) < 0.3 * prose
+    assert [c.source for c in made.cells if c.cell_type == "code"] == [
+        c.source
+        for c in make.read(make.HERE / "03_sqdc.ipynb").cells
+        if c.cell_type == "code"
+    ]
