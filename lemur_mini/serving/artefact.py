@@ -137,7 +137,6 @@ def tensors_of(ranker) -> dict[str, torch.Tensor]:
         arrays |= {f"counts.{k}": v for k, v in numbers.counts.arrays().items()}
     if "match" in numbers.groups:
         arrays |= {f"match.{k}": v for k, v in numbers.matcher.arrays().items()}
-        tensors["serve.words"] = pack(numbers.matcher.vocabulary)
     tensors["serve.guests"] = pack(list(known.guests))
     tokenizer = known.tokenizer.backend_tokenizer.to_str()
     tensors["serve.tokenizer"] = pack([tokenizer])
@@ -180,9 +179,8 @@ def _numbers_of(facts: dict, tensors: dict, end: float) -> LiveNumbers:
     if "statistics" in groups:
         counts = Counts.of_arrays(arrays("counts"))
     if "match" in groups:
-        words, fields = unpack(tensors["serve.words"]), facts["serving"]["fields"]
         kind = Likeness if facts["sizes"]["feed"] else Match
-        matcher = kind.of_arrays(words, fields, arrays("match"))
+        matcher = kind.of_arrays(facts["serving"]["fields"], arrays("match"))
     return LiveNumbers(groups, end, None, counts, matcher)
 
 
