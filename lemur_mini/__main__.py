@@ -58,7 +58,8 @@ class Options:
     """Under torchrun: the memory bank whole on every rank, or cut by rows."""
     numbers: Literal["auto", "on", "off"] = "auto"
     """Statistics and word match beside the paper's features: auto adds them to all data
-    but the shipped platform, whose claims are the paper's, and streams."""
+    but the shipped platform, whose claims are the paper's. A run that goes on keeps
+    what it has."""
     stream: bool = False
     """Train LEMUR alone on --data as it is read, and test nothing: a log that is larger
     than memory, in time order, or in parts or date= folders."""
@@ -130,8 +131,7 @@ def grow(options: Options, device: torch.device, ranks: Ranks = ALONE) -> str:
             options.continue_, options.data, device, dict(sorted(wanted))
         )
     else:
-        config = options.config
-        config = with_dense(config) if options.numbers == "on" else config
+        config = with_numbers(options)
         config = with_ours(config) if options.form == "ours" else config
         seed, out = options.seed, options.out
         run = continuing.begin(options.data, config, seed, device, out)
@@ -179,13 +179,18 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
 
 
 def config_of(options: Options) -> tuple[Config, Config]:
-    """The configuration with statistics and match where the options add them; and that
-    of LEMUR, with what we add to the paper's form where they ask for it."""
-    shipped, config = options.data == str(DATA), options.config
-    if options.numbers == "on" or (options.numbers == "auto" and not shipped):
-        config = with_dense(config)
+    """The configuration `with_numbers`; and that of LEMUR, with what we add to the
+    paper's form where they ask for it."""
+    shipped, config = options.data == str(DATA), with_numbers(options)
     ours = options.form == "ours" or (options.form == "auto" and shipped)
     return config, with_ours(config) if ours else config
+
+
+def with_numbers(options: Options) -> Config:
+    """The configuration with statistics and match where the options add them."""
+    auto = options.numbers == "auto" and options.data != str(DATA)
+    add = auto or options.numbers == "on"
+    return with_dense(options.config) if add else options.config
 
 
 def say_health(dataset: Dataset) -> None:

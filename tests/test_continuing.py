@@ -380,5 +380,5 @@ def test_another_configuration_from_the_command_line(days, begun, capsys):
 def test_what_is_no_run(days, folder, small, tmp_path):
     match = "no checkpoint there; train first"
     refused(tmp_path, match, lambda: proceed(tmp_path, days[1]))
-    numbers = small.replace(groups=(*small.groups, "statistics"))
-    refused(tmp_path, "has no statistics", lambda: start(folder, numbers, tmp_path))
+    stages = small.replace(two_stage=1)
+    refused(tmp_path, "two_stage needs many", lambda: start(folder, stages, tmp_path))

@@ -194,7 +194,7 @@ class Likeness:
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, for a file."""
         texts, pictures = self.texts, self.pictures
-        words = np.frombuffer("\n".join(texts.columns).encode(), np.uint8)
+        words = np.array(list("\n".join(texts.columns).encode()), np.uint8)
         out = {"words": words, "weight": texts.weight, "along": texts.along}
         out |= {f"picture/{name}": part for name, part in vars(pictures).items()}
         return out | {f"vectors/{n}": self._all(n) for n in (*self.kinds, THERE)}

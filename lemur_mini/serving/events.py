@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lemur_mini.config import Config
-from lemur_mini.data.likeness import LENGTH
 from lemur_mini.data.loading import Log
+from lemur_mini.data.past import kept
 
 TIME = 2  # its column: whole seconds stay whole, others come as floats
 
@@ -111,13 +111,6 @@ class Past:
         begin = np.r_[0, np.cumsum(keep)][self.begin]
         columns = (self.item[keep], self.time[keep], self.label[keep])
         return Past(*columns, begin, self.end, whole=False)
-
-
-def kept(config: Config) -> tuple[int, int]:
-    """Events of a user that a model reads: watched, by its sequences or by `match`, and
-    shown."""
-    compared = LENGTH if "match" in config.groups else 0
-    return max(config.history_long, compared), config.history_seen
 
 
 def merged(known, histories: Histories, config: Config) -> Past:
