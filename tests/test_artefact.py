@@ -15,7 +15,7 @@ from lemur_mini.config import BASELINE, DENSE, LEMUR
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.loading import load
 from lemur_mini.serving.artefact import CARD, CONFIG, MODEL, TOKENIZER
-from lemur_mini.serving.events import Event, InMemory, Past
+from lemur_mini.serving.events import Event, InMemory, UserEvents
 from lemur_mini.training import make_model
 
 CPU = torch.device("cpu")
@@ -182,7 +182,7 @@ def test_what_is_pushed_is_the_folder(ranker, tmp_path, monkeypatch):
 
 def test_the_newest_events_of_a_log_are_those_of_a_loop(prepared):
     log, users = prepared.dataset.log, len(prepared.dataset.users)
-    past = Past.of(log, users)
+    past = UserEvents.of(log, users)
     for watched, shown in ((3, 0), (3, 5), (0, 2), (100, 100)):
         some = past.newest(watched, shown)
         for user in range(users):

@@ -27,6 +27,7 @@ from lemur_mini.data.past import Past
 from lemur_mini.data.statistics import statistics
 from lemur_mini.data.streams import PageStream
 from lemur_mini.preparation import with_dense
+from lemur_mini.serving.ranker import Ranker
 
 CPU = torch.device("cpu")
 LOG, ITEMS = "impressions.parquet", "items.parquet"
@@ -304,3 +305,27 @@ def test_a_run_that_counted_nothing_is_told(days, begun):
     checkpoints.write(path, facts, kept)
     with pytest.raises(checkpoints.CheckpointError, match="not kept its statistics"):
         go_on(begun, days[1], CPU, longest=HOUR)
+
+
+def test_a_ranker_asks_with_what_the_run_has_learnt(data, whole, small):
+    """Loaded with the data, it matches by the run's weights, not by the table's own."""
+    shutil.copy(whole / continuing.TOKENIZER, data)
+    try:
+        prepared = pipeline.prepare(data, small, CPU)
+    finally:
+        (data / continuing.TOKENIZER).unlink()
+    ranker = Ranker.load(whole / continuing.NAME, prepared)
+    log, rows = prepared.dataset.log, prepared.pages.rows
+    matched = prepared.pages.dense["match"].any(axis=1)
+    page = int(np.flatnonzero(matched[rows[:, 0]])[-1])
+    row = rows[page][rows[page] >= 0]
+    user = prepared.dataset.users[log.user[row[0]]]
+    request = (user, prepared.dataset.queries[log.query[row[0]]], log.item[row])
+    batch = ranker.batch([request], before=int(prepared.pages.since[page]))
+    last = list(stream(data, small, prepared.dataset.is_feed).stream(1))[page]
+    assert last.item[0, : len(row)].tolist() == log.item[row].tolist()
+    for name in ("statistics", "match"):
+        found, wanted = (getattr(b, name)[0, : len(row)] for b in (batch, last))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    other = prepared.pages.dense["match"][row]
+    assert not np.array_equal(other, last.match[0, : len(row)].numpy())

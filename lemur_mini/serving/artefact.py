@@ -24,7 +24,7 @@ from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.match import Match
 from lemur_mini.remap import fingerprint_of, fingerprint_tensors, pack, unpack
-from lemur_mini.serving.events import Histories, Past, merged
+from lemur_mini.serving.events import Histories, UserEvents, merged
 from lemur_mini.serving.known import Known
 from lemur_mini.serving.numbers import LiveNumbers
 
@@ -152,7 +152,7 @@ def known_of(facts: dict, tensors: dict[str, torch.Tensor]) -> Known:
         tokenizer_object=Tokenizer.from_str(text), **facts["serving"]["special"]
     )
     columns = [tensors[f"serve.past.{name}"].numpy() for name in COLUMNS]
-    past = Past(*columns, tensors["serve.past.end"].item(), whole=False)
+    past = UserEvents(*columns, tensors["serve.past.end"].item(), whole=False)
     guests = unpack(tensors["serve.guests"])
     places = range(len(marks.names["users"]), len(marks.names["users"]) + len(guests))
     return Known(
