@@ -28,6 +28,7 @@ from lemur_mini.parallel.process import process_of
 from lemur_mini.parallel.ranks import ALONE, Ranks, join
 from lemur_mini.preparation import variant, with_dense, with_ours
 from lemur_mini.simulate import learnable
+from lemur_mini.tracking import Tracker, tracker
 
 NAMES = plots.NAMES
 
@@ -66,6 +67,9 @@ class Options:
     continue_: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
     """The --out folder of a run: train its LEMUR on the days of --data that it has not
     seen, and write it back. After a stop, the same command goes on."""
+    track: Literal["auto", "off"] = "auto"
+    """Losses while they fall: auto writes them to --out/tensorboard where TensorBoard
+    is installed; watch them with tensorboard --logdir."""
     config: Config = CLASSROOM
     """Every number of the model and its training, of both models where both have it."""
 
@@ -128,13 +132,18 @@ def grow(options: Options, device: torch.device, ranks: Ranks = ALONE) -> str:
     if options.continue_:
         wanted = vars(options.config).items() - vars(SCALES[options.scale]).items()
         run = continuing.go_on(
-            options.continue_, options.data, device, dict(sorted(wanted))
+            options.continue_,
+            options.data,
+            device,
+            dict(sorted(wanted)),
+            track=tracked(options, "lemur"),
         )
     else:
         config = with_numbers(options)
         config = with_ours(config) if options.form == "ours" else config
         seed, out = options.seed, options.out
-        run = continuing.begin(options.data, config, seed, device, out)
+        track = tracked(options, "lemur")
+        run = continuing.begin(options.data, config, seed, device, out, track=track)
     last = [record["ctr"] for record in run.log[-10:]]
     return (
         f"{run.step} steps, loss of the last pages before they were learnt "
@@ -223,12 +232,19 @@ def train_and_test(
                 options.resume,
                 NAMES[name],
                 process,
+                track=tracked(options, name) if process.shows_progress else None,
             )
             known.append(path)
             models[name] = pipeline.evaluate_period(prepared, trained, start, None)
             models[name] |= cost(trained)
             logs[name] = trained.log
     return models, logs
+
+
+def tracked(options: Options, name: str) -> Tracker | None:
+    """Who is told the losses of this model."""
+    folder = (options.continue_ or options.out) / "tensorboard" / name
+    return tracker(folder) if options.track == "auto" else None
 
 
 def provenance(

@@ -52,6 +52,7 @@ from lemur_mini.model import Lemur, Sizes
 from lemur_mini.pipeline import KeptRun, OneProcess
 from lemur_mini.preparation import for_feed
 from lemur_mini.remap import fingerprint_of
+from lemur_mini.tracking import Tracker
 from lemur_mini.training import Part, Run, make_model
 
 NAME = "lemur.safetensors"
@@ -86,6 +87,7 @@ def begin(
     device: torch.device,
     out: Path,
     slots: int = SLOTS,
+    track: Tracker | None = None,
     **stream,
 ) -> Run:
     """Train on a stream from its beginning to its end, so far, and keep the run in a
@@ -120,7 +122,7 @@ def begin(
     write_text_atomically(
         out / TOKENIZER, tokenizer.backend_tokenizer.to_str(pretty=True)
     )
-    return learn(run, pages, {"data": "stream"} | parts, out)
+    return learn(run, pages, {"data": "stream"} | parts, out, track)
 
 
 def go_on(
@@ -129,6 +131,7 @@ def go_on(
     device: torch.device,
     wanted: dict | None = None,
     slots: int = SLOTS,
+    track: Tracker | None = None,
     **stream,
 ) -> Run:
     """Train the run in a folder on the days of a log that it has not seen. Known ids
@@ -162,17 +165,19 @@ def go_on(
     if part.done:
         run.part = Part(part.past, run.step, done=False)
         forget(model, part.past.published)
-    return learn(run, pages, facts["parts"], out)
+    return learn(run, pages, facts["parts"], out, track)
 
 
-def learn(run: Run, pages: PageStream, parts: dict[str, str], out: Path) -> Run:
+def learn(run: Run, pages: PageStream, parts: dict[str, str], out: Path, track) -> Run:
     """Train on what is to come of the part, then give every document a vector, then
     let the result take the place of the day before."""
     store = run.features
     run.grow(documents=len(store.catalogue))
     kept = KeptRun(part_file(out), None, Streaming(pages, store, parts))
     with kept.listening() as ears:
-        training.train(run, pages, None, kept.save, "stream", lambda: ears.told)
+        training.train(
+            run, pages, None, kept.save, "stream", lambda: ears.told, track=track
+        )
         if ears.told:
             kept.save(run)
             raise Stopped(ears.told, kept.path)

@@ -30,6 +30,7 @@ from lemur_mini.preparation import (
     prepare,
     require_period,
 )
+from lemur_mini.tracking import Tracker
 from lemur_mini.training import Run, make_model, predict
 
 
@@ -66,6 +67,8 @@ def fit(
     resume: bool = False,
     title: str = "training",
     process: OneProcess = ALONE,
+    *,
+    track: Tracker | None = None,
 ) -> Run:
     """Train one model, one pass over all impressions before `until` (unix seconds),
     then give every document that the bank still lacks its vector, as at upload time.
@@ -85,7 +88,9 @@ def fit(
         if config.two_stage:
             cut = replace(prepared, pages=pages)
             pretrain(cut, run, index, process, lambda: ears.told)
-        training.train(run, pages, index, file.save, title, lambda: ears.told)
+        training.train(
+            run, pages, index, file.save, title, lambda: ears.told, track=track
+        )
         if config.has_content and not ears.told:
             run.model.eval().publish(prepared.features)
         if checkpoint and not ears.told:
