@@ -130,6 +130,7 @@ def grow(options: Options, device: torch.device, ranks: Ranks = ALONE) -> str:
     if ranks.size > 1:
         raise OptionError("a stream is trained by one process; leave torchrun out")
     if options.continue_:
+        require_alone(options)
         wanted = vars(options.config).items() - vars(SCALES[options.scale]).items()
         run = continuing.go_on(
             options.continue_,
@@ -150,6 +151,16 @@ def grow(options: Options, device: torch.device, ranks: Ranks = ALONE) -> str:
         f"{sum(last) / max(len(last), 1):.4f}\n"
         f"written: {options.continue_ or options.out}/{continuing.NAME}"
     )
+
+
+def require_alone(options: Options) -> None:
+    """Raise OptionError where --continue stands with what a run has decided already."""
+    usual, own = Options(), ("seed", "out", "resume", "form", "numbers", "stream")
+    for name in own:
+        if getattr(options, name) != getattr(usual, name):
+            raise OptionError(
+                f"--continue keeps the {name} of the run; leave --{name} out"
+            )
 
 
 def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:

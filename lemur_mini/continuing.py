@@ -238,7 +238,9 @@ def for_stream(config: Config, feed: bool) -> Config:
     """The configuration for a stream: of a feed with the settings of feeds. Raises
     DataError for what a stream has not."""
     if config.two_stage:
-        raise DataError("two_stage needs many passes, a stream has one; set it to 0")
+        raise DataError(
+            "two_stage needs many passes, a stream has one; train with 0 of them"
+        )
     return for_feed(config) if feed else config
 
 

@@ -373,6 +373,11 @@ def test_another_configuration_from_the_command_line(days, begun, capsys):
     assert main([*arguments, "--config.width", "48"]) == 2
     assert "trained with width 16 (now 48)" in capsys.readouterr().err
     assert (begun / continuing.NAME).read_bytes() == kept
+    for own in (["--numbers", "on"], ["--seed", "3"], ["--stream"]):
+        assert main([*arguments, *own]) == 2
+        said = capsys.readouterr().err
+        assert f"keeps the {own[0][2:]} of the run; leave {own[0]} out" in said
+    assert (begun / continuing.NAME).read_bytes() == kept
     assert main(arguments) == 0
     assert "lemur.safetensors" in capsys.readouterr().out
 

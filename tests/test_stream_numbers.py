@@ -1,6 +1,7 @@
 """Statistics and match in a stream: as of the table, in any parts, after any stop."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from lemur_mini.data.statistics import statistics
 from lemur_mini.data.streams import PageStream
 from lemur_mini.preparation import with_dense
 from lemur_mini.serving.ranker import Ranker
+from tests.test_stream import crossing
 
 CPU = torch.device("cpu")
 LOG, ITEMS = "impressions.parquet", "items.parquet"
@@ -329,3 +331,32 @@ def test_a_ranker_asks_with_what_the_run_has_learnt(data, whole, small):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
     other = prepared.pages.dense["match"][row]
     assert not np.array_equal(other, last.match[0, : len(row)].numpy())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sessions_that_last_over_the_cut(tmp_path, seed):
+    """Their rows of the second part read what was counted before they began."""
+    crossing(tmp_path, seed, feed=seed % 2 == 0)
+    log, table = pq.read_table(tmp_path / LOG), load(tmp_path)
+    cut = int(log["timestamp"].to_numpy()[250])
+    catalogue, past = Catalogue(), Past.empty(4)
+    catalogue.add([tmp_path / ITEMS], tmp_path)
+    numbers = Numbers(catalogue, 8)
+    numbers.begin(past, ("statistics",), np.arange(0), True)
+    whole = Pages(dataclasses.replace(table.log, period=None), 3)
+    whole.dense = {"statistics": statistics(table)}
+    pages, known = whole.cut_at(cut), {}
+    items, mask = pq.read_table(tmp_path / ITEMS), log["timestamp"].to_numpy() < cut
+    for index, part in (
+        (pages.between(None, cut), log.filter(mask)),
+        (pages.between(cut, None), log),
+    ):
+        found = PageStream(
+            (items, part), 3, 4, 15, 40, past=past, known=known, numbers=numbers
+        )
+        for one, two in zip(found.stream(5), pages.stream(index, 5, 4), strict=True):
+            same(one, two)
+        facts, arrays = found.after.state()
+        past = Past.of(json.loads(json.dumps(facts)), arrays)
+        known = {"users": found.users.names, "queries": found.queries.names}
+    assert found.straddling > 0
