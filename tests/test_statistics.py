@@ -252,7 +252,7 @@ def test_a_page_can_be_read_twice(small: Dataset):
 # --- in pieces, as a stream reads it --------------------------------------------------
 
 
-@pytest.fixture(params=[4096, 9])
+@pytest.fixture(params=[1024, 9])
 def window(request, monkeypatch) -> int:
     """Of a user's impressions among which pairs are counted: all, and few."""
     for place in (module, counting):

@@ -36,9 +36,10 @@ from lemur_mini.data.rates import (
     whole,
 )
 
-KEPT = 4096  # impressions of a user among which pairs are counted. # our choice
+KEPT = 1024  # impressions of a user among which pairs are counted. # our choice
 CATEGORY = "category"  # the column that says so, where there is one
-EVENTS = {"user": "i4", "item": "i4", "time": "i8", "label": "i1", "residual": "i4"}
+EVENTS = {"user": "i4", "item": "i4", "time": "i8", "label": "i1"}
+EVENTS |= {"residual": "i4", "place": "i4"}  # place: among the user's impressions
 
 
 class Statistics:
@@ -65,7 +66,7 @@ class Statistics:
     def add(self, user, item, time, label) -> None:
         """Events (E,) in time order, none earlier than before."""
         new = {"user": user, "item": item, "time": whole(time), "label": label}
-        new |= {"residual": np.zeros_like(item)}
+        new |= {"residual": np.zeros_like(item), "place": self._places(user)}
         old, self._tables = self.events, {}
         self.events = {n: np.r_[old[n], new[n]].astype(EVENTS[n]) for n in EVENTS}
         parts = (("document", item), ("all", np.zeros_like(item)))
@@ -84,7 +85,7 @@ class Statistics:
         counts = {name: self._before(name, key, when) for name, key in keys.items()}
         shown = counts["user"][:, SHOWN]  # place of the user's next impression
         for name, key in self._pairs(user, item).items():
-            counts[name] = self._table(name).between(key, shown - KEPT, shown)
+            counts[name] = self._met(name, key).between(key, shown - KEPT, shown)
         return values(counts, when, self.born[item])
 
     def settle(self, cut: float) -> None:
@@ -96,9 +97,10 @@ class Statistics:
         new = {name: x[low : self.done] for name, x in self.events.items()}
         for name, key in self._keys(new["user"], new["item"]).items():
             self.counted[name] = _counted(self.counted[name], key, new)
-        place = self._places()
-        total = _rows(self.counted["user"], self.events["user"])[:, SHOWN]
-        kept = place >= total - KEPT
+        total = self.counted["user"][:, SHOWN]
+        user, place = self.events["user"], self.events["place"]
+        kept = np.arange(len(user)) >= self.done  # what is not counted yet stays
+        kept[: self.done] = place[: self.done] >= total[user[: self.done]] - KEPT
         self.done = int(kept[: self.done].sum())
         self.events = {name: x[kept] for name, x in self.events.items()}
         self._tables = {}
@@ -164,27 +166,30 @@ class Statistics:
         return _joined(_rows(self.counted[name], key), late)
 
     def _table(self, name: str) -> Table:
-        """Of the events since, by time; of a pair's, by their place among the user's
-        impressions."""
+        """Of the events since, by time."""
         if name not in self._tables:
-            pairs = self._pairs(self.events["user"], self.events["item"])
-            low = 0 if name in pairs else self.done
-            late = {n: x[low:] for n, x in self.events.items()}
-            keys = pairs | self._keys(late["user"], late["item"])
-            order = self._places() if name in pairs else late["time"]
+            late = {n: x[self.done :] for n, x in self.events.items()}
+            key = self._keys(late["user"], late["item"])[name]
             more = (late["time"], late["label"], late["residual"])
-            self._tables[name] = Table(keys[name], order, *more)
+            self._tables[name] = Table(key, late["time"], *more)
         return self._tables[name]
 
-    def _places(self) -> np.ndarray:
-        """The how manieth impression of its user each event is."""
-        user = self.events["user"]
+    def _met(self, name: str, asked: np.ndarray) -> Table:
+        """Of these pairs, by their place among the user's impressions."""
+        key = self._pairs(self.events["user"], self.events["item"])[name]
+        mine = np.flatnonzero(np.isin(key, asked))
+        some = {n: x[mine] for n, x in self.events.items()}
+        more = (some["time"], some["label"], np.zeros_like(some["time"]))
+        return Table(key[mine], some["place"], *more)
+
+    def _places(self, user: np.ndarray) -> np.ndarray:
+        """The how manieth impressions of their users these, the next, are."""
         order = np.argsort(user, kind="stable")
-        mine = user[order]
+        mine, late = user[order], self.events["user"][self.done :]
         rank = np.empty(len(user), np.int64)
         rank[order] = np.arange(len(user)) - np.searchsorted(mine, mine)
-        there = np.bincount(user[: self.done], minlength=user.max(initial=-1) + 1)
-        return _rows(self.counted["user"], user)[:, SHOWN] - there[user] + rank
+        count = np.bincount(late, minlength=user.max(initial=-1) + 1)
+        return _rows(self.counted["user"], user)[:, SHOWN] + count[user] + rank
 
 
 def _nothing(count: int) -> list[np.ndarray]:
