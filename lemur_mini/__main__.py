@@ -28,6 +28,7 @@ from lemur_mini.parallel.process import process_of
 from lemur_mini.parallel.ranks import ALONE, Ranks, join
 from lemur_mini.preparation import variant, with_dense, with_ours
 from lemur_mini.simulate import learnable
+from lemur_mini.tracking import Tracker, tracker
 
 NAMES = plots.NAMES
 
@@ -58,13 +59,17 @@ class Options:
     """Under torchrun: the memory bank whole on every rank, or cut by rows."""
     numbers: Literal["auto", "on", "off"] = "auto"
     """Statistics and word match beside the paper's features: auto adds them to all data
-    but the shipped platform, whose claims are the paper's, and streams."""
+    but the shipped platform, whose claims are the paper's. A run that goes on keeps
+    what it has."""
     stream: bool = False
     """Train LEMUR alone on --data as it is read, and test nothing: a log that is larger
     than memory, in time order, or in parts or date= folders."""
     continue_: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
     """The --out folder of a run: train its LEMUR on the days of --data that it has not
     seen, and write it back. After a stop, the same command goes on."""
+    track: Literal["auto", "off"] = "auto"
+    """Losses while they fall: auto writes them to --out/tensorboard where TensorBoard
+    is installed; watch them with tensorboard --logdir."""
     config: Config = CLASSROOM
     """Every number of the model and its training, of both models where both have it."""
 
@@ -125,22 +130,37 @@ def grow(options: Options, device: torch.device, ranks: Ranks = ALONE) -> str:
     if ranks.size > 1:
         raise OptionError("a stream is trained by one process; leave torchrun out")
     if options.continue_:
+        require_alone(options)
         wanted = vars(options.config).items() - vars(SCALES[options.scale]).items()
         run = continuing.go_on(
-            options.continue_, options.data, device, dict(sorted(wanted))
+            options.continue_,
+            options.data,
+            device,
+            dict(sorted(wanted)),
+            track=tracked(options, "lemur"),
         )
     else:
-        config = options.config
-        config = with_dense(config) if options.numbers == "on" else config
+        config = with_numbers(options)
         config = with_ours(config) if options.form == "ours" else config
         seed, out = options.seed, options.out
-        run = continuing.begin(options.data, config, seed, device, out)
+        track = tracked(options, "lemur")
+        run = continuing.begin(options.data, config, seed, device, out, track=track)
     last = [record["ctr"] for record in run.log[-10:]]
     return (
         f"{run.step} steps, loss of the last pages before they were learnt "
         f"{sum(last) / max(len(last), 1):.4f}\n"
         f"written: {options.continue_ or options.out}/{continuing.NAME}"
     )
+
+
+def require_alone(options: Options) -> None:
+    """Raise OptionError where --continue stands with what a run has decided already."""
+    usual, own = Options(), ("seed", "out", "resume", "form", "numbers", "stream")
+    for name in own:
+        if getattr(options, name) != getattr(usual, name):
+            raise OptionError(
+                f"--continue keeps the {name} of the run; leave --{name} out"
+            )
 
 
 def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
@@ -179,13 +199,18 @@ def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
 
 
 def config_of(options: Options) -> tuple[Config, Config]:
-    """The configuration with statistics and match where the options add them; and that
-    of LEMUR, with what we add to the paper's form where they ask for it."""
-    shipped, config = options.data == str(DATA), options.config
-    if options.numbers == "on" or (options.numbers == "auto" and not shipped):
-        config = with_dense(config)
+    """The configuration `with_numbers`; and that of LEMUR, with what we add to the
+    paper's form where they ask for it."""
+    shipped, config = options.data == str(DATA), with_numbers(options)
     ours = options.form == "ours" or (options.form == "auto" and shipped)
     return config, with_ours(config) if ours else config
+
+
+def with_numbers(options: Options) -> Config:
+    """The configuration with statistics and match where the options add them."""
+    auto = options.numbers == "auto" and options.data != str(DATA)
+    add = auto or options.numbers == "on"
+    return with_dense(options.config) if add else options.config
 
 
 def say_health(dataset: Dataset) -> None:
@@ -218,12 +243,19 @@ def train_and_test(
                 options.resume,
                 NAMES[name],
                 process,
+                track=tracked(options, name) if process.shows_progress else None,
             )
             known.append(path)
             models[name] = pipeline.evaluate_period(prepared, trained, start, None)
             models[name] |= cost(trained)
             logs[name] = trained.log
     return models, logs
+
+
+def tracked(options: Options, name: str) -> Tracker | None:
+    """Who is told the losses of this model."""
+    folder = (options.continue_ or options.out) / "tensorboard" / name
+    return tracker(folder) if options.track == "auto" else None
 
 
 def provenance(

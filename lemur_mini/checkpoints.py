@@ -7,7 +7,8 @@ import json
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -161,15 +162,37 @@ def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:
 def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]:
     """The facts and the tensors of a checkpoint: as written, finite, and with the
     `whole` of a sharded bank."""
-    try:
+    with _explained(path):
+        facts = _header(path)
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {})["lemur_mini"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check(facts, tensors)
         if whole and "bank" in facts:
             bank = MemoryBank(facts["sizes"]["documents"], facts["config"]["width"])
             fill(bank, path, facts.pop("bank"))
             tensors |= {f"model.bank.{k}": v for k, v in bank.state_dict().items()}
+    return facts, tensors
+
+
+def read_facts(path: Path) -> dict:
+    """What a checkpoint says beside its tensors, which are not read."""
+    with _explained(path):
+        return _header(path)
+
+
+def _header(path: Path) -> dict:
+    with safe_open(path, "pt") as file:
+        facts = json.loads((file.metadata() or {})["lemur_mini"])
+    if not isinstance(facts, dict) or not facts.keys() >= FACTS:
+        raise ValueError("its header lacks what training writes")
+    return facts
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong while a checkpoint is read, as a CheckpointError."""
+    try:
+        yield
     except CheckpointError:
         raise
     except FileNotFoundError:
@@ -179,12 +202,9 @@ def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]
             f"{path}: not a whole checkpoint ({one_line(error)}); "
             "delete it and train again"
         ) from error
-    return facts, tensors
 
 
 def _check(facts: dict, tensors: dict[str, torch.Tensor]) -> None:
-    if not isinstance(facts, dict) or not facts.keys() >= FACTS:
-        raise ValueError("its header lacks what training writes")
     wanted = facts.pop("checksum", None)  # older files have none
     if wanted not in (None, _checksum(facts, tensors)):
         raise ValueError("its checksum is not that of its content")

@@ -11,13 +11,16 @@ it. # our choice, both.
 
 A stream read in two parts gives the weights that one run over both gives, bit by bit,
 where the first part fills its last batch and no session lasts over its end: that batch
-would be filled from tomorrow, and such a session is cut. Where the catalogue has grown
+would be filled from tomorrow, and such a session is cut. What is made once of the
+first FIRST impressions (the tokenizer, the weights of `match`: see `data.numbers`) has
+to find as many in the first part. Where the catalogue has grown
 in between, the size of a table still shows: in the last bit of the gradient's norm
 where that is clipped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +39,8 @@ from lemur_mini.data.features import (
 from lemur_mini.data.fingerprint import Fingerprint, read_as
 from lemur_mini.data.joins import group_of
 from lemur_mini.data.match import joined
-from lemur_mini.data.past import Past
+from lemur_mini.data.numbers import Numbers
+from lemur_mini.data.past import Past, kept
 from lemur_mini.data.schema import IMPRESSIONS, ITEMS, LOGGED
 from lemur_mini.data.sources import rows_of, tables_of
 from lemur_mini.data.store import Store
@@ -48,6 +52,7 @@ from lemur_mini.model import Lemur, Sizes
 from lemur_mini.pipeline import KeptRun, OneProcess
 from lemur_mini.preparation import for_feed
 from lemur_mini.remap import fingerprint_of
+from lemur_mini.tracking import Tracker
 from lemur_mini.training import Part, Run, make_model
 
 NAME = "lemur.safetensors"
@@ -55,7 +60,7 @@ TOKENIZER = "tokenizer.json"
 STREAM_STEPS = 2000  # shares of a run without an end are of so many steps
 CONTINUED = 0.1  # of the learning rate
 SLOTS = 16_384  # documents and queries whose features are kept
-FIRST = 100_000  # impressions, of whose texts a stream's tokenizer is made
+FIRST = 100_000  # impressions, of whose texts tokenizer and match are made
 
 
 class Streaming(OneProcess):
@@ -82,6 +87,7 @@ def begin(
     device: torch.device,
     out: Path,
     slots: int = SLOTS,
+    track: Tracker | None = None,
     **stream,
 ) -> Run:
     """Train on a stream from its beginning to its end, so far, and keep the run in a
@@ -96,15 +102,19 @@ def begin(
     catalogue.add(items, *folder_of(source))
     feed = is_feed(log)
     config = for_stream(config, feed)
-    past = Past.empty(config.history_long, config.history_seen)
+    past = Past.empty(*kept(config))
     past.sources = list(map(str, folder_of(source)))
-    pages = make_stream(source, config, catalogue, past, **stream)
+    numbers, shown = Numbers(catalogue, config.image_size), first_shown(log, catalogue)
+    numbers.begin(past, config.groups, shown, feed)
+    pages = make_stream(source, config, numbers, past, **stream)
     if feed:
         pages.queries.take([""])
-    tokenizer = first_tokenizer(source, log, catalogue, config)
+    tokenizer = first_tokenizer(source, log, numbers, config)
     store = Store(catalogue, pages.queries.names, config, tokenizer, device, slots)
     fields = len(catalogue.fields)
     sizes = Sizes(0, 0, 0, vocabulary=len(tokenizer), fields=fields, feed=feed)
+    for name, of in (("statistics", past.statistics), ("match", past.matcher)):
+        sizes = replace(sizes, **{name: len(of.names) if of else 0})
     model = make_model(config, sizes, seed, device)  # rows grow: all start alike
     run = Run(model, store, seed, STREAM_STEPS, floor=1.0)
     run.part = Part(past, done=False)
@@ -112,7 +122,7 @@ def begin(
     write_text_atomically(
         out / TOKENIZER, tokenizer.backend_tokenizer.to_str(pretty=True)
     )
-    return learn(run, pages, {"data": "stream"} | parts, out)
+    return learn(run, pages, {"data": "stream"} | parts, out, track)
 
 
 def go_on(
@@ -121,6 +131,7 @@ def go_on(
     device: torch.device,
     wanted: dict | None = None,
     slots: int = SLOTS,
+    track: Tracker | None = None,
     **stream,
 ) -> Run:
     """Train the run in a folder on the days of a log that it has not seen. Known ids
@@ -140,7 +151,9 @@ def go_on(
     if isinstance(source, tuple) and source[0] is not None:
         catalogue.add(source[0])
     known = {k: names.names[k][:n] for k, n in part.past.known.items()}
-    pages = make_stream(source, config, catalogue, part.past, known=known, **stream)
+    numbers = Numbers(catalogue, config.image_size)
+    numbers.grow(part.past)
+    pages = make_stream(source, config, numbers, part.past, known=known, **stream)
     store = Store(catalogue, pages.queries.names, config, tokenizer, device, slots)
     store.content[: len(names.content)] = names.content
     require_alike(facts["parts"], store, config, is_feed(pages.log))
@@ -152,17 +165,19 @@ def go_on(
     if part.done:
         run.part = Part(part.past, run.step, done=False)
         forget(model, part.past.published)
-    return learn(run, pages, facts["parts"], out)
+    return learn(run, pages, facts["parts"], out, track)
 
 
-def learn(run: Run, pages: PageStream, parts: dict[str, str], out: Path) -> Run:
+def learn(run: Run, pages: PageStream, parts: dict[str, str], out: Path, track) -> Run:
     """Train on what is to come of the part, then give every document a vector, then
     let the result take the place of the day before."""
     store = run.features
     run.grow(documents=len(store.catalogue))
     kept = KeptRun(part_file(out), None, Streaming(pages, store, parts))
     with kept.listening() as ears:
-        training.train(run, pages, None, kept.save, "stream", lambda: ears.told)
+        training.train(
+            run, pages, None, kept.save, "stream", lambda: ears.told, track=track
+        )
         if ears.told:
             kept.save(run)
             raise Stopped(ears.told, kept.path)
@@ -211,23 +226,25 @@ def checked(
         if getattr(config, name) != value:
             problem = f"trained with {name} {getattr(config, name)} (now {value})"
             raise CheckpointError(f"{path}: {problem}; leave it out, or train again")
+    past = part.past
+    for name, there in (("statistics", past.statistics), ("match", past.matcher)):
+        if name in config.groups and there is None:
+            problem = f"has not kept its {name}, as runs do since streams have them"
+            raise CheckpointError(f"{path}: {problem}; train it again")
     return for_stream(config, False), part, fingerprint_of(facts, tensors)
 
 
 def for_stream(config: Config, feed: bool) -> Config:
     """The configuration for a stream: of a feed with the settings of feeds. Raises
     DataError for what a stream has not."""
-    if config.dense:
-        raise DataError(
-            f"a stream has no {' and no '.join(config.dense)}, which are made of a "
-            "whole log; train with --numbers off"
-        )
     if config.two_stage:
-        raise DataError("two_stage needs many passes, a stream has one; set it to 0")
+        raise DataError(
+            "two_stage needs many passes, a stream has one; train with 0 of them"
+        )
     return for_feed(config) if feed else config
 
 
-def make_stream(source, config: Config, catalogue: Catalogue, past, **more):
+def make_stream(source, config: Config, numbers: Numbers, past, **more):
     """The pages of a source as this configuration reads them."""
     return PageStream(
         source,
@@ -235,7 +252,8 @@ def make_stream(source, config: Config, catalogue: Catalogue, past, **more):
         config.history_long,
         seen=config.history_seen,
         past=past,
-        items=np.array(catalogue.ids),
+        items=np.array(numbers.catalogue.ids),
+        numbers=numbers,
         **more,
     )
 
@@ -250,24 +268,30 @@ def is_feed(log) -> bool:
     return len(group_of(next(rows_of(log, 1, LOGGED)))) == 1
 
 
-def first_tokenizer(source, log, catalogue: Catalogue, config: Config):
+def first_tokenizer(source, log, numbers: Numbers, config: Config):
     """Beside the data, or of what the first impressions show."""
     for folder in folder_of(source):
         if (folder / TOKENIZER).is_file():
             return saved_tokenizer(folder / TOKENIZER)
     if config.pretrained:
         return make_tokenizer(None, config)
-    return train_tokenizer(first_texts(log, catalogue), config)
+    return train_tokenizer(first_texts(log, numbers), config)
 
 
-def first_texts(log, catalogue: Catalogue) -> Iterator[str]:
-    """Texts of the documents and queries that the first impressions show."""
+def first_shown(log, catalogue: Catalogue) -> np.ndarray:
+    """Rows of the documents that the first impressions show."""
     table = next(rows_of(log, FIRST, LOGGED))
     row = {name: number for number, name in enumerate(catalogue.ids)}
     shown = {row[i] for i in table["item_id"].unique().to_pylist() if i in row}
-    for part in np.array_split(np.array(sorted(shown)), 1 + len(shown) // 1024):
-        for _, dataset in catalogue.documents(part):
-            yield from joined(dataset.texts)
+    return np.array(sorted(shown), np.int64)
+
+
+def first_texts(log, numbers: Numbers) -> Iterator[str]:
+    """Texts of the documents and queries that the first impressions show."""
+    table = next(rows_of(log, FIRST, LOGGED))
+    shown = first_shown(log, numbers.catalogue)
+    for part in np.array_split(shown, 1 + len(shown) // 1024):
+        yield from joined(numbers.texts(part))
     if "query" in table.column_names:
         yield from (text or "" for text in table["query"].unique().to_pylist())
 

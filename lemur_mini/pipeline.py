@@ -15,7 +15,9 @@ from lemur_mini.baselines import smoothed_means
 from lemur_mini.config import CLASSROOM, DENSE, Config
 from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.loading import Dataset
-from lemur_mini.data.past import LONGEST, Past, after
+from lemur_mini.data.match import Match
+from lemur_mini.data.past import LONGEST, Past, after, kept
+from lemur_mini.data.statistics import CATEGORY, Statistics, numbered
 from lemur_mini.devices import choose_device
 from lemur_mini.evaluation import auc, qauc, slices
 from lemur_mini.files import require_folder
@@ -28,6 +30,7 @@ from lemur_mini.preparation import (
     prepare,
     require_period,
 )
+from lemur_mini.tracking import Tracker
 from lemur_mini.training import Run, make_model, predict
 
 
@@ -64,6 +67,8 @@ def fit(
     resume: bool = False,
     title: str = "training",
     process: OneProcess = ALONE,
+    *,
+    track: Tracker | None = None,
 ) -> Run:
     """Train one model, one pass over all impressions before `until` (unix seconds),
     then give every document that the bank still lacks its vector, as at upload time.
@@ -83,7 +88,9 @@ def fit(
         if config.two_stage:
             cut = replace(prepared, pages=pages)
             pretrain(cut, run, index, process, lambda: ears.told)
-        training.train(run, pages, index, file.save, title, lambda: ears.told)
+        training.train(
+            run, pages, index, file.save, title, lambda: ears.told, track=track
+        )
         if config.has_content and not ears.told:
             run.model.eval().publish(prepared.features)
         if checkpoint and not ears.told:
@@ -97,10 +104,18 @@ def fit(
 def past_of(prepared: Prepared, config: Config, until: int) -> Past:
     """What a stream that goes on from here needs of the log before `until`."""
     dataset = prepared.dataset
-    past = after(dataset.log, until, LONGEST, config.history_long, config.history_seen)
+    past = after(dataset.log, until, LONGEST, *kept(config))
     past.known = {"users": len(dataset.users), "queries": len(dataset.queries)}
     past.texts = {"user_id": isinstance(dataset.users.tolist()[0], str)}
     past.sources = [str(dataset.folder.resolve())] if dataset.folder else []
+    if "statistics" in config.groups:
+        past.statistics = Statistics.of(dataset, until)
+        past.statistics.settle(past.cut)
+        past.categories = numbered(dataset.texts.get(CATEGORY, []), [])[1]
+    if "match" in config.groups:
+        past.matcher = prepared.matcher
+        if isinstance(past.matcher, Match):  # a stream reads texts when it needs them
+            past.matcher = past.matcher.over({name: [] for name in dataset.texts})
     return past
 
 

@@ -26,6 +26,7 @@ from lemur_mini.data.past import Past
 from lemur_mini.devices import autocast
 from lemur_mini.errors import Mendable
 from lemur_mini.model import Lemur, Sizes, StepOptions
+from lemur_mini.tracking import Tracker
 
 LOG_EVERY = 20  # steps
 
@@ -261,14 +262,17 @@ def train(
     save: Callable[[Run], None] | None = None,
     title: str | None = "training",
     told: Callable[[], object] = lambda: None,
+    *,
+    track: Tracker | None = None,
 ) -> Run:
     """Train on the pages at `index`, in that order, or on all pages of a stream, each
     once; go on where `run` is. Tables of ids grow as a stream names new users and
     queries (`Run.make_room`).
 
     `save(run)` is called every `checkpoint_every` steps. title: of the progress bar;
-    None for no bar. Stops after the step in which `told()` becomes true. Raises
-    FloatingPointError, naming the step, before anything that is no number is saved."""
+    None for no bar. Stops after the step in which `told()` becomes true. track: is told
+    what `run.log` is told. Raises FloatingPointError, naming the step, before anything
+    that is no number is saved."""
     config, began = run.config, time.perf_counter() - run.seconds
     run.part = run.part or (Part(began=run.step) if index is None else None)
     run.model.train()
@@ -289,6 +293,8 @@ def train(
         run.seconds = time.perf_counter() - began
         if record:
             run.log.append(record)
+            if track:
+                track(record)
             bar.set_postfix(loss=f"{record['ctr']:.3f}", refresh=False)
         stop, due = told(), run.step % config.checkpoint_every == 0
         if run.part and (stop or due):

@@ -15,7 +15,7 @@ from lemur_mini.config import BASELINE, DENSE, LEMUR
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.loading import load
 from lemur_mini.serving.artefact import CARD, CONFIG, MODEL, TOKENIZER
-from lemur_mini.serving.events import Event, InMemory, Past
+from lemur_mini.serving.events import Event, InMemory, UserEvents
 from lemur_mini.training import make_model
 
 CPU = torch.device("cpu")
@@ -182,7 +182,7 @@ def test_what_is_pushed_is_the_folder(ranker, tmp_path, monkeypatch):
 
 def test_the_newest_events_of_a_log_are_those_of_a_loop(prepared):
     log, users = prepared.dataset.log, len(prepared.dataset.users)
-    past = Past.of(log, users)
+    past = UserEvents.of(log, users)
     for watched, shown in ((3, 0), (3, 5), (0, 2), (100, 100)):
         some = past.newest(watched, shown)
         for user in range(users):
@@ -317,16 +317,16 @@ def test_no_answer_is_of_two_states(ranker):
 
 def test_queries_leave_no_words_behind(folder, config):
     whole = made(folder, config, "dense").prepared
-    scorer, count = whole.matcher, len(whole.matcher.words.columns)
-    pair = np.zeros(1, int), np.zeros(1, int)
-    text = whole.dataset.texts["title"][0]
+    scorer, pair = whole.matcher, (np.zeros(1, int), np.zeros(1, int))
+    text, kept = whole.dataset.texts["title"][0], scorer.arrays()
     one = scorer([f"{text} zzqx zzqx yyqx"], *pair)
-    assert len(scorer.words.columns) == count
     np.testing.assert_array_equal(one, scorer([f"{text} zzqx zzqx yyqx"], *pair))
     more = scorer.extended({k: ["zzqx"] for k in whole.dataset.texts})
     found = more(["zzqx"], np.zeros(1, int), np.array([len(whole.dataset.items)]))
-    assert found.max() > 0 and scorer.width == count < more.width
+    assert found.max() > 0
     np.testing.assert_array_equal(one, scorer([f"{text} zzqx zzqx yyqx"], *pair))
+    for name, values in scorer.arrays().items():
+        np.testing.assert_array_equal(values, kept[name])
 
 
 def test_a_feed_is_saved_too(folder, config, tmp_path):

@@ -372,6 +372,11 @@ def test_another_configuration_from_the_command_line(days, begun, capsys):
     assert main([*arguments, "--config.width", "48"]) == 2
     assert "trained with width 16 (now 48)" in capsys.readouterr().err
     assert (begun / continuing.NAME).read_bytes() == kept
+    for own in (["--numbers", "on"], ["--seed", "3"], ["--stream"]):
+        assert main([*arguments, *own]) == 2
+        said = capsys.readouterr().err
+        assert f"keeps the {own[0][2:]} of the run; leave {own[0]} out" in said
+    assert (begun / continuing.NAME).read_bytes() == kept
     assert main(arguments) == 0
     assert "lemur.safetensors" in capsys.readouterr().out
 
@@ -379,5 +384,5 @@ def test_another_configuration_from_the_command_line(days, begun, capsys):
 def test_what_is_no_run(days, folder, small, tmp_path):
     match = "no checkpoint there; train first"
     refused(tmp_path, match, lambda: proceed(tmp_path, days[1]))
-    numbers = small.replace(groups=(*small.groups, "statistics"))
-    refused(tmp_path, "has no statistics", lambda: start(folder, numbers, tmp_path))
+    stages = small.replace(two_stage=1)
+    refused(tmp_path, "two_stage needs many", lambda: start(folder, stages, tmp_path))

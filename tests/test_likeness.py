@@ -122,7 +122,7 @@ def test_texts_are_compressed_as_scikit_learn_does_it(feed: pipeline.Prepared):
 
 def test_a_file_holds_all_of_it(feed: pipeline.Prepared):
     scorer = feed.matcher
-    again = Likeness.of_arrays(scorer.vocabulary, [], scorer.arrays())
+    again = Likeness.of_arrays([], scorer.arrays())
     assert again.names == scorer.names
     texts = {name: ["blue cake", None] for name in feed.dataset.texts}
     images = feed.features.images[:2].numpy()
@@ -166,3 +166,21 @@ def test_serving_asks_with_what_training_asked_with(feed, config):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
         scores = torch.from_numpy(ranker.scores(request, before=since))
         torch.testing.assert_close(scores, wanted.sigmoid(), rtol=1e-4, atol=1e-5)
+
+
+def test_documents_one_by_one_are_as_at_once(feed: pipeline.Prepared):
+    """Added at the end, in few blocks; or put in any order, as a stream meets them."""
+    texts, images = feed.dataset.texts, feed.features.images.numpy()
+    whole, none = feed.matcher, feed.matcher.over({n: [] for n in texts}, images[:0])
+    one = whole.over({n: t[:40] for n, t in texts.items()}, images[:40])
+    for k in range(40, 60):
+        part = slice(k, k + 1)
+        one = one.extended({n: t[part] for n, t in texts.items()}, images[part])
+    assert len(one.blocks) <= 6
+    rows = np.array([50, 7, 31])
+    some = {n: [t[k] for k in rows] for n, t in texts.items()}
+    two = none.put(rows, some, images[rows])
+    assert two.lacking(np.array([7, 8, 31, 70])).tolist() == [8, 70]
+    history, item = np.array([[50, 7, PAD]]), np.array([[31, 7, PAD]])
+    for other in (one, two):
+        np.testing.assert_array_equal(other(history, item), whole(history, item))

@@ -139,3 +139,19 @@ def test_nothing_to_match_is_zero(texts: dict):
     scorer = Match(texts, np.array([True, True]))
     found = scorer(["slow bread"], np.array([0, 0]), np.array([0, 1]))
     assert (found == 0).all()
+
+
+def test_adding_documents_copies_no_catalogue():
+    """Blocks that are there stay; few of them; the scores are those of one block."""
+    many = {"t": [f"bread number {k}" for k in range(100)]}
+    scorer = whole = Match(many, np.ones(100, bool))
+    (first,) = scorer.fields["t"].blocks
+    for k in range(60):
+        scorer = scorer.extended({"t": [f"oven {k}"]})
+    blocks = scorer.fields["t"].blocks
+    assert blocks[0][0] is first[0] and len(blocks) <= 8
+    assert len(whole.fields["t"].blocks) == 1
+    both = whole.extended({"t": [f"oven {k}" for k in range(60)]})
+    pairs = np.zeros(160, int), np.arange(160)
+    asked = ["oven 7 bread number"]
+    np.testing.assert_array_equal(scorer(asked, *pairs), both(asked, *pairs))

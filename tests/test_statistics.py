@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lemur_mini.data import counts as counting
+from lemur_mini.data import statistics as module
 from lemur_mini.data.counts import Counts
+from lemur_mini.data.errors import DataError
 from lemur_mini.data.loading import Dataset, load
+from lemur_mini.data.rates import FAR, NAMES, NEVER, PRIOR
 from lemur_mini.data.statistics import (
-    FAR,
-    NAMES,
-    NEVER,
-    PRIOR,
-    Past,
+    Statistics,
     categories,
     created,
     names,
@@ -209,7 +209,7 @@ def test_a_whole_log_counted_at_once_equals_event_by_event(small: Dataset):
 
 def test_any_time_of_a_log_can_be_read(small: Dataset):
     """Also of users and pairs that it lacks, before it begins and after it ends."""
-    past, log = Past(small), small.log
+    past, log = Statistics.of(small), small.log
     for when in (0, int(np.median(log.timestamp)), 10**6):
         counts, seen = Counts(created(small), categories(small)), log.timestamp < when
         for event in zip(log.user, log.item, log.timestamp, log.label, strict=True):
@@ -247,3 +247,57 @@ def test_a_page_can_be_read_twice(small: Dataset):
     wanted = counts.read(0, np.arange(12), last + 10)
     counts.read(0, np.arange(12), last + 1000)
     assert (counts.read(0, np.arange(12), last + 10) == wanted).all()
+
+
+# --- in pieces, as a stream reads it --------------------------------------------------
+
+
+@pytest.fixture(params=[1024, 9])
+def window(request, monkeypatch) -> int:
+    """Of a user's impressions among which pairs are counted: all, and few."""
+    for place in (module, counting):
+        monkeypatch.setattr(place, "KEPT", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("size", [1, 17, 100])
+@pytest.mark.parametrize("category", [True, False])
+def test_in_pieces_equals_at_once(tmp_path: Path, window, size: int, category: bool):
+    """Whatever the pieces, and through a file between them, bit for bit."""
+    dataset = make(tmp_path, seed=2, category=category)
+    log, when, found = dataset.log, starts(dataset.log), statistics(dataset)
+    past, again = Statistics(created(dataset), categories(dataset)), []
+    for low in range(0, len(when), size):
+        part = slice(low, low + size)
+        past.add(*(x[part] for x in (log.user, log.item, log.timestamp, log.label)))
+        # pages of which every row, and all that came before, has been read
+        ready = (when >= past.since) & (when < log.timestamp[part][-1])
+        ready &= ~np.isin(np.arange(len(when)), again)
+        got = past.read(log.user[ready], log.item[ready], when[ready])
+        np.testing.assert_array_equal(got, found[ready])
+        again += np.flatnonzero(ready).tolist()
+        past.settle(log.timestamp[part][-1])
+        past = Statistics.of_arrays(past.arrays())
+    assert len(again) > 0.9 * len(when)
+    kept = np.bincount(past.events["user"][: past.done])
+    assert kept.max() <= window  # what is kept grows with users, not with the log
+    with pytest.raises(DataError, match="statistics go forward"):
+        past.read(log.user[:1], log.item[:1], when[:1])
+
+
+def test_pairs_are_counted_among_the_newest(small: Dataset, window):
+    """Against a loop; and event by event at serving."""
+    log, when, found = small.log, starts(small.log), statistics(small)
+    met = names(small).index("both_met")
+    for row in range(0, len(when), 5):
+        past = np.flatnonzero((log.timestamp < when[row]) & (log.user == log.user[row]))
+        wanted = (log.item[past[-window:]] == log.item[row]).sum()
+        assert found[row, met] == pytest.approx(math.log1p(wanted), abs=1e-6)
+    counts = Counts(created(small), categories(small))
+    assert (replay(small, counts) == found).all()
+    whole, last = Counts.of(small), int(log.timestamp[-1]) + 1
+    for other in (whole, Counts.of_arrays(counts.arrays())):
+        for user in range(11):
+            wanted = counts.read(user, np.arange(12), last)
+            assert (other.read(user, np.arange(12), last) == wanted).all()
+            assert other.recent[user] == counts.recent[user]

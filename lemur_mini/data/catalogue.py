@@ -12,9 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from lemur_mini.data.errors import DataError, Origin, fail
+from lemur_mini.data.folders import read_about
 from lemur_mini.data.loading import Dataset, catalogue_alone, images_of
+from lemur_mini.data.rates import NEVER
 from lemur_mini.data.schema import ITEMS, item_columns, read_items, text_fields
 from lemur_mini.data.sources import places, rows_of
+from lemur_mini.data.statistics import births
+from lemur_mini.data.times import seconds
 
 BLOCK = 1024  # documents that are read at once
 NOWHERE = -1
@@ -78,6 +82,17 @@ class Catalogue:
             for part in (self.shelf, self.place)
         )
 
+    def column(self, name: str, low: int) -> list:
+        """Values of a column, of rows from `low` on; None where no source has one."""
+        out = [None] * (len(self) - low)
+        for number, shelf in enumerate(self.shelves):
+            mine = np.flatnonzero(self.shelf[low:] == number)
+            place = pa.array(self.place[low + mine])
+            found = shelf.table[name].take(place).to_pylist()
+            for row, value in zip(mine.tolist(), found, strict=True):
+                out[row] = value
+        return out
+
     def documents(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Dataset]]:
         """The content of rows (B,), a data set without a log for each source that holds
         some: which of `rows`, and their documents. Raises DataError."""
@@ -94,11 +109,12 @@ class Catalogue:
 
 def _shelve(source, folder: Path | None) -> Shelf:
     ids, fields, writer = [], None, None
+    unit = read_about(folder).get("time_unit") if folder else None
     with tempfile.NamedTemporaryFile(suffix=".arrow", delete=False) as file:
         path = Path(file.name)
     try:
         for block in rows_of(source, BLOCK):
-            table, names = _plain(block)
+            table, names = _plain(block, unit)
             if fields is None:
                 fields, writer = names, pa.ipc.new_file(str(path), table.schema)
             elif fields != names:
@@ -116,13 +132,18 @@ def _shelve(source, folder: Path | None) -> Shelf:
     return Shelf(found.to_pylist(), table, folder, fields or [])
 
 
-def _plain(block: pa.Table) -> tuple[pa.Table, list[str]]:
-    """Ids, texts, and pictures as bytes or paths, in types that all blocks share."""
-    table = item_columns(block, Origin(ITEMS))
+def _plain(block: pa.Table, unit: str | None) -> tuple[pa.Table, list[str]]:
+    """Ids, texts, whole seconds of birth, and pictures as bytes or paths, in types that
+    all blocks share. unit: of times that are bare numbers."""
+    table = item_columns(block, Origin(ITEMS), unit)
     names, images = text_fields(table), images_of(table, Counter())
     columns = {name: table[name].cast(pa.large_string()) for name in names}
     paths = [image if isinstance(image, str) else None for image in images]
     raw = [image if isinstance(image, bytes) else None for image in images]
+    born = np.full(len(table), NEVER)
+    if "created_at" in table.column_names:
+        born = births(seconds(table["created_at"]))
+    columns["created_at"] = pa.array(born, mask=born == NEVER)
     columns |= {"image.path": pa.array(paths, pa.large_string())}
     columns |= {"image.raw": pa.array(raw, pa.large_binary())}
     return pa.table({"item_id": table["item_id"]} | columns), names

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
+from itertools import islice
+
 import numpy as np
 
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.loading import Dataset
-from lemur_mini.data.statistics import (
+from lemur_mini.data.rates import (
+    EMPTY,
     FIRST,
     LAST,
     LAST_WATCH,
@@ -14,19 +18,19 @@ from lemur_mini.data.statistics import (
     RESIDUAL,
     SHOWN,
     WATCHED,
-    Past,
     rate,
     residuals,
     values,
     whole,
 )
+from lemur_mini.data.statistics import KEPT, Statistics
 
-EMPTY = (0, 0, NEVER, NEVER, NEVER, 0)  # counts of what was never seen
+PAIRS = ("both", "user_category")  # a user with something
 
 
 class Counts:
-    """What `Past` reads of a log, of a log that goes on. Equal to it bit for bit where
-    a page is read at its start.
+    """What `Statistics` reads, event by event. Equal to it bit for bit where a page is
+    read at its start.
 
     Users and documents are rows; a user below 0 is unknown and is not counted."""
 
@@ -34,21 +38,23 @@ class Counts:
         """born: (N,) as of `created`; category: (N,) as of `categories`."""
         self.born, self.category = born, category
         self.table: dict[tuple, list[int]] = {}
+        self.recent: dict[int, array] = {}  # user: the newest KEPT, 2 x item + label
         self.waiting: list[tuple[int, int, int, int]] = []  # of the last second
         self.now = NEVER  # every event before it is counted
 
     @classmethod
     def of(cls, dataset: Dataset) -> Counts:
         """What a whole log has counted."""
-        past = Past(dataset)
+        past = Statistics.of(dataset)
+        past.settle(dataset.log.timestamp[-1] + 1)
         counts = cls(past.born, past.category)
-        counts.now = int(whole(dataset.log.timestamp[-1])) + 1
-        for name, key in past.found.items():
-            number = past.number(name, key)
-            rows = past.tables[name].before(number, np.full(len(number), counts.now))
-            for each, row, there in zip(key.T, rows, number >= 0, strict=True):
-                if there:
-                    counts.table[name, *each.tolist()] = row.tolist()
+        counts.now = past.since
+        for name, rows in past.counted.items():
+            for key in np.flatnonzero(rows[:, SHOWN]).tolist():
+                counts.table[name, key] = rows[key].tolist()
+        columns = (past.events[name].tolist() for name in ("user", "item", "time"))
+        for event in zip(*columns, past.events["label"].tolist(), strict=True):
+            counts._meet(*event)
         return counts
 
     def update(self, user: int, item: int, time: float, label: int) -> None:
@@ -100,6 +106,11 @@ class Counts:
             rows = [(key[1:], row) for key, row in self.table.items() if key[0] == kind]
             out[f"{kind} keys"] = np.array([key for key, _ in rows])
             out[f"{kind} counts"] = np.array([row for _, row in rows])
+        out["recent users"] = np.array(list(self.recent), np.int64)
+        out["recent counts"] = np.array(list(map(len, self.recent.values())), np.int64)
+        out["recent events"] = np.array(
+            [event for some in self.recent.values() for event in some], np.int64
+        )
         return out
 
     @classmethod
@@ -112,6 +123,13 @@ class Counts:
             if part == "keys":
                 rows = zip(arrays[name], arrays[f"{kind} counts"], strict=True)
                 counts.table |= {(kind, *k.tolist()): row.tolist() for k, row in rows}
+        users, many, events = (
+            arrays[f"recent {part}"].tolist() for part in ("users", "counts", "events")
+        )
+        rest = iter(events)
+        counts.recent = {
+            u: array("q", islice(rest, n)) for u, n in zip(users, many, strict=True)
+        }
         return counts
 
     def _of(self, key: tuple) -> list[int] | tuple[int, ...]:
@@ -136,13 +154,38 @@ class Counts:
                 self._count(*event, more)
 
     def _count(self, user: int, item: int, time: int, label: int, more: int) -> None:
-        for key in self._keys(user, item).values():
-            if min(key[1:], default=0) < 0:
-                continue
-            row = self.table.setdefault(key, list(EMPTY))
-            row[SHOWN] += 1
-            row[WATCHED] += label
-            row[FIRST] = time if row[FIRST] == NEVER else row[FIRST]
-            row[LAST] = time
-            row[LAST_WATCH] = time if label else row[LAST_WATCH]
-            row[RESIDUAL] += more
+        for name, key in self._keys(user, item).items():
+            if name not in PAIRS:
+                self._add(key, time, label, more)
+        if user >= 0:
+            self._meet(user, item, time, label)
+
+    def _meet(self, user: int, item: int, time: int, label: int) -> None:
+        """Count a user with a document; what is older than the newest KEPT is not."""
+        recent = self.recent.setdefault(user, array("q"))
+        recent.append(2 * item + label)
+        old = recent.pop(0) if len(recent) > KEPT else None
+        for name in PAIRS:
+            if (key := self._keys(user, item).get(name)) is not None:
+                self._add(key, time, label, 0)
+            if old is not None and (key := self._keys(user, old // 2).get(name)):
+                self._take(key, old % 2)
+
+    def _add(self, key: tuple, time: int, label: int, more: int) -> None:
+        if min(key[1:], default=0) < 0:
+            return
+        row = self.table.setdefault(key, list(EMPTY))
+        row[SHOWN] += 1
+        row[WATCHED] += label
+        row[FIRST] = time if row[FIRST] == NEVER else row[FIRST]
+        row[LAST] = time
+        row[LAST_WATCH] = time if label else row[LAST_WATCH]
+        row[RESIDUAL] += more
+
+    def _take(self, key: tuple, label: int) -> None:
+        if key in self.table:
+            row = self.table[key]
+            row[SHOWN] -= 1
+            row[WATCHED] -= label
+            if not row[SHOWN]:
+                del self.table[key]

@@ -165,7 +165,7 @@ def make_features(
         _pad([row[k] for row in rows], tokenizer.pad_token_id if k == 0 else 0)
         for k in range(3)
     )
-    images, has_image = _decode_all(dataset, config.image_size)
+    images, has_image = decode_images(dataset, config.image_size)
     query_tokens, query_length = encode_queries(
         tokenizer, dataset.queries, query_limit(config)
     )
@@ -247,7 +247,8 @@ def _pad(rows: list[list[int]], value: int = 0) -> np.ndarray:
     return out
 
 
-def _decode_all(dataset: Dataset, size: int) -> tuple[Tensor, Tensor]:
+def decode_images(dataset: Dataset, size: int) -> tuple[Tensor, Tensor]:
+    """The catalogue's pictures (N, 3, size, size) uint8, and which there are (N,)."""
     images = torch.zeros(len(dataset.images), 3, size, size, dtype=torch.uint8)
     has_image = torch.zeros(len(dataset.images), dtype=torch.bool)
     dataset.counts["image cannot be decoded"] = 0

@@ -6,8 +6,6 @@ by PCA, all learnt of the documents that were known before the validation period
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 from scipy import sparse
 
@@ -21,6 +19,7 @@ LEAST = 2  # documents that a word of the compressed texts stands in
 LENGTH = 64  # of the history that is compared, newest first
 UNIT = 2**16  # of fixed-point vectors: sums of integers know no order
 CHUNK = 256  # pages at a time, to bound memory
+THERE = "there"
 
 
 class Texts:
@@ -108,21 +107,22 @@ def shrunk(images: np.ndarray) -> np.ndarray:
     n, channels, height, width = images.shape
     size = PIXELS if height % PIXELS == 0 and width % PIXELS == 0 else 1
     cells = (n, channels, size, height // size, size, width // size)
-    return images.reshape(cells).mean(axis=(3, 5)).reshape(n, -1) / 255
+    return images.reshape(cells).mean(axis=(3, 5)).reshape(n, channels * size**2) / 255
 
 
 def fixed(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length one in whole 1 / UNIT, as float64, whose sums are then exact."""
+    """Rows of length one in whole 1 / UNIT, int32, whose sums are then exact."""
     size = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.rint(vectors / np.where(size > 0, size, 1) * UNIT)
+    return np.rint(vectors / np.where(size > 0, size, 1) * UNIT).astype(np.int32)
 
 
 class Likeness:
     """Cosines of documents with a history: with its mean, and with what is nearest."""
 
-    def __init__(self, texts: Texts, pictures: Pictures, vectors: dict):
-        """vectors: name -> (N, D), `fixed`."""
-        self.texts, self.pictures, self.vectors = texts, pictures, vectors
+    def __init__(self, texts: Texts, pictures: Pictures, *blocks: dict):
+        """blocks: of documents, in order: name -> (N, D), `fixed`, and `there`, (N,)
+        whether it was made. They are never changed."""
+        self.texts, self.pictures, self.blocks = texts, pictures, blocks
 
     @classmethod
     def fit(
@@ -134,61 +134,100 @@ class Likeness:
         """Of a catalogue: field -> N texts, (N, 3, H, W) uint8; known: (N,) bool, the
         documents that it is learnt of."""
         parts = Texts.fit(texts, known), Pictures.fit(images, known)
-        scorer = cls(*parts, {})
-        scorer.vectors = scorer._of(texts, images)
-        return scorer
+        return cls(*parts).over(texts, images)
 
     def _of(self, texts: dict, images: np.ndarray) -> dict[str, np.ndarray]:
         words = self.texts(joined(texts, len(images)))
         parts = {"text": words} | self.pictures(images)
-        return {name: fixed(vectors) for name, vectors in parts.items()}
+        vectors = {name: fixed(vectors) for name, vectors in parts.items()}
+        return vectors | {THERE: np.ones(len(images), bool)}
+
+    @property
+    def vectors(self) -> dict[str, np.ndarray]:
+        """All documents': name -> (N, D), float64, in which sums stay exact."""
+        return {name: self._all(name).astype(np.float64) for name in self.kinds}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the vectors."""
+        return ("text", *(("colour", "picture") if len(self.pictures.along) else ()))
+
+    def _all(self, name: str) -> np.ndarray:
+        return np.concatenate([block[name] for block in self.blocks])
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
-        return tuple(f"{n} {how}" for n in self.vectors for how in ("mean", "nearest"))
+        return tuple(f"{n} {how}" for n in self.kinds for how in ("mean", "nearest"))
+
+    def over(self, texts: dict, images: np.ndarray) -> Likeness:
+        """What was learnt, over these documents alone."""
+        return Likeness(self.texts, self.pictures, self._of(texts, images))
 
     def extended(self, texts: dict, images: np.ndarray) -> Likeness:
-        """A copy with more documents at the end of the catalogue."""
-        more, new = copy.copy(self), self._of(texts, images)
-        pairs = {name: (self.vectors[name], new[name]) for name in self.vectors}
-        more.vectors = {name: np.concatenate(pair) for name, pair in pairs.items()}
-        return more
+        """A copy with more documents at the end of the catalogue. A block joins the one
+        before it once it is as large: adding costs in proportion to what is new."""
+        blocks = [*self.blocks, self._of(texts, images)]
+        while len(blocks) > 1 and len(blocks[-2][THERE]) <= len(blocks[-1][THERE]):
+            one, two = blocks[-2:]
+            blocks[-2:] = [{n: np.concatenate([one[n], two[n]]) for n in one}]
+        return Likeness(self.texts, self.pictures, *blocks)
 
-    @property
-    def vocabulary(self) -> list[str]:
-        """Words, in the order that `arrays` has."""
-        return list(self.texts.columns)
+    def lacking(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows that nothing was made of yet."""
+        there = self._all(THERE)
+        known = rows < len(there)
+        known[known] = there[rows[known]]
+        return rows[~known]
+
+    def put(self, rows: np.ndarray, texts: dict, images: np.ndarray) -> Likeness:
+        """A copy that has these documents in these rows (M,), of a stream, which makes
+        them as it meets them."""
+        new, block = self._of(texts, images), {}
+        for name, values in new.items():
+            old = self._all(name)
+            count = max(int(rows.max(initial=-1)) + 1, len(old))
+            block[name] = np.zeros((count, *old.shape[1:]), old.dtype)
+            block[name][: len(old)], block[name][rows] = old, values
+        return Likeness(self.texts, self.pictures, block)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it but the words, for a file."""
+        """All of it, for a file."""
         texts, pictures = self.texts, self.pictures
-        out = {"weight": texts.weight, "along": texts.along}
+        words = np.array(list("\n".join(texts.columns).encode()), np.uint8)
+        out = {"words": words, "weight": texts.weight, "along": texts.along}
         out |= {f"picture/{name}": part for name, part in vars(pictures).items()}
-        return out | {f"vectors/{name}": v for name, v in self.vectors.items()}
+        return out | {f"vectors/{n}": self._all(n) for n in (*self.kinds, THERE)}
 
     @classmethod
-    def of_arrays(
-        cls, words: list[str], names: list[str], arrays: dict[str, np.ndarray]
-    ) -> Likeness:
+    def of_arrays(cls, names: list[str], arrays: dict[str, np.ndarray]) -> Likeness:
         """What `arrays` gave. names: of the catalogue's fields, as `Match` needs."""
 
         def under(folder: str) -> dict[str, np.ndarray]:
             some = {k: v for k, v in arrays.items() if k.startswith(folder)}
             return {k.removeprefix(folder): v for k, v in some.items()}
 
+        words = arrays["words"].tobytes().decode().split()
         texts = Texts(words, arrays["weight"], arrays["along"])
-        pictures, vectors = Pictures(**under("picture/")), under("vectors/")
-        order = [n for n in ("text", "colour", "picture") if n in vectors]
-        return cls(texts, pictures, {name: vectors[name] for name in order})
+        return cls(texts, Pictures(**under("picture/")), under("vectors/"))
+
+    def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """(P, S, D) float64 of rows (P, S), 0 of PAD."""
+        low, (first, *_) = 0, self.blocks
+        found = np.zeros((*rows.shape, first[name].shape[1]))
+        for block in self.blocks:
+            high = low + len(block[name])
+            mine = (low <= rows) & (rows < high)
+            found[mine] = block[name][rows[mine] - low]
+            low = high
+        return found
 
     def __call__(self, history: np.ndarray, item: np.ndarray) -> np.ndarray:
         """(P, S, F) float32 of histories (P, L) and documents (P, S), rows of the
         catalogue or PAD."""
         columns = []
-        for vectors in self.vectors.values():
-            rows = np.concatenate([vectors, np.zeros_like(vectors[:1])])  # PAD is last
-            past, target = rows[history], rows[item]  # (P, L, D), (P, S, D)
+        for name in self.kinds:
+            past, target = (self._rows(name, x) for x in (history, item))  # (P, L|S, D)
             mean = past.sum(axis=1, keepdims=True)
             columns.append(_cosines(target, mean)[..., 0])
             near = _cosines(target, past)
@@ -205,16 +244,22 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a @ b.transpose(0, 2, 1)) / np.where(size > 0, size, 1)
 
 
+def of_pages(scorer: Likeness, pages: Pages) -> np.ndarray:
+    """The numbers (I, F) of all impressions on these pages."""
+    item = pages.log.item
+    out = np.zeros((len(item), len(scorer.names)), np.float32)
+    for low in range(0, len(pages), CHUNK):
+        index = np.arange(low, min(low + CHUNK, len(pages)))
+        rows = pages.rows[index]
+        shown = np.where(rows >= 0, item[rows], PAD)
+        found = scorer(pages.history(index, LENGTH), shown)
+        out[rows[rows >= 0]] = found[rows >= 0]
+    return out
+
+
 def likeness(
     dataset: Dataset, pages: Pages, images: np.ndarray
 ) -> tuple[Likeness, np.ndarray]:
     """The scorer of a catalogue, and its numbers (I, F) for all impressions."""
     scorer = Likeness.fit(dataset.texts, images, known(dataset))
-    out = np.zeros((len(dataset.log.item), len(scorer.names)), np.float32)
-    for low in range(0, len(pages), CHUNK):
-        index = np.arange(low, min(low + CHUNK, len(pages)))
-        rows = pages.rows[index]
-        item = np.where(rows >= 0, dataset.log.item[rows], PAD)
-        found = scorer(pages.history(index, LENGTH), item)
-        out[rows[rows >= 0]] = found[rows >= 0]
-    return scorer, out
+    return scorer, of_pages(scorer, pages)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable
+from functools import lru_cache
+from hashlib import blake2b
 
 import numpy as np
 from scipy import sparse
@@ -23,6 +25,7 @@ LOWER = r"[^\W\d_A-Z]"  # every letter but A to Z
 PART = re.compile(rf"[A-Z]+(?!{LOWER})|[A-Z]?{LOWER}+|\d+")
 ALL = "all fields"
 CHUNK = 50_000  # pairs at a time, to bound memory
+WIDE = 2**62  # columns
 
 
 def split(text: str) -> list[str]:
@@ -46,59 +49,48 @@ def joined(texts: dict[str, list[str | None]], documents: int = 0) -> list[str]:
     return [" ".join(text or "" for text in row) for row in rows]
 
 
-class Words:
-    """Texts to rows of word counts. A word that is new gets a column of its own, so
-    that it matches in documents that come later (a fixed vocabulary would drop it)."""
+@lru_cache(2**16)
+def column(word: str) -> int:
+    """The column of a word, by a hash: it is the same in every text and in every run,
+    nothing is kept, and no vocabulary drops what is new."""
+    return int.from_bytes(blake2b(word.encode(), digest_size=8).digest()) >> 2
 
-    def __init__(self):
-        self.columns: dict[str, int] = {}
 
-    def __call__(
-        self, texts: Iterable[str | None], width: int | None = None
-    ) -> sparse.csr_array:
-        """(N, words so far) counts, float64. With the width of a catalogue: words that
-        it does not hold get columns behind it, for this call alone, so that queries
-        leave nothing behind."""
-        columns, ends, passing = [], [0], dict[str, int]()
-        for text in texts:
-            for word in split(text or ""):
-                columns.append(self._column(word, width, passing))
-            ends.append(len(columns))
-        most = len(self.columns) if width is None else width + len(passing)
-        shape = len(ends) - 1, most
-        rows = sparse.csr_array((np.ones(len(columns)), columns, ends), shape=shape)
-        rows.sum_duplicates()
-        return rows
-
-    def _column(self, word: str, width: int | None, passing: dict[str, int]) -> int:
-        if width is None:
-            return self.columns.setdefault(word, len(self.columns))
-        known = self.columns.get(word, width)  # beyond: of a catalogue that grew since
-        known = width + len(passing) if known >= width else known
-        return known if known < width else passing.setdefault(word, known)
+def counted(texts: Iterable[str | None]) -> sparse.csr_array:
+    """(N, WIDE) counts of words, float64."""
+    columns, ends = [], [0]
+    for text in texts:
+        columns += map(column, split(text or ""))
+        ends.append(len(columns))
+    parts = np.ones(len(columns)), np.array(columns, np.int64), np.array(ends)
+    rows = sparse.csr_array(parts, shape=(len(ends) - 1, WIDE))
+    rows.sum_duplicates()
+    return rows
 
 
 class Field:
-    """The documents of one field, weighed for BM25 and for the TF-IDF cosine."""
+    """One field: what its words weigh, and the documents, weighed for BM25 and for the
+    TF-IDF cosine, in blocks of rows that are never changed."""
 
-    def __init__(self, counts: sparse.csr_array, known: np.ndarray):
-        """counts: (N, V); known: (N,) bool, the documents that weights come from."""
-        seen = counts[known]
+    def __init__(self, seen: sparse.csr_array):
+        """seen: counts of the documents that weights come from."""
         self.documents = seen.shape[0]
-        self.having = np.bincount(seen.indices, minlength=counts.shape[1])  # (V,)
+        self.words, self.having = np.unique(seen.indices, return_counts=True)  # (V,)
         self.length = max(seen.sum() / max(self.documents, 1), 1e-9)
-        self.bm25, self.tfidf = self.weigh(counts)
+        self.blocks: tuple[tuple[sparse.csr_array, ...], ...] = ()
 
     def rare(self, columns: np.ndarray, extra: float) -> np.ndarray:
         """Documents per document that has the word, of words by column; `extra` joins
         both counts. Words of no known document are the rarest."""
-        having = np.r_[self.having, 0][np.minimum(columns, len(self.having))]
+        place = np.searchsorted(self.words, columns)
+        words, having = np.r_[self.words, -1], np.r_[self.having, 0]
+        having = np.where(words[place] == columns, having[place], 0)
         if extra == 1:
             return (1 + self.documents) / (1 + having)
         return 1 + (self.documents - having + 0.5) / (having + 0.5)
 
     def weigh(self, counts: sparse.csr_array) -> tuple[sparse.csr_array, ...]:
-        """BM25's weights, and TF-IDF rows of length one. (N, V) each."""
+        """BM25's weights, and TF-IDF rows of length one. (N, WIDE) each."""
         tf, length = counts.data, counts.sum(axis=1)
         norm = K1 * (1 - B + B * length / self.length)
         each = np.repeat(norm, np.diff(counts.indptr))
@@ -116,59 +108,70 @@ class Field:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, for a file."""
-        rows = self.bm25
+        bm25, tfidf = stacked(self.blocks) if self.blocks else self.weigh(counted([]))
         return {
             "known": np.array([self.documents, self.length]),
+            "words": self.words,
             "having": self.having,
-            "places": rows.indices,
-            "ends": rows.indptr,
-            "width": np.array(rows.shape),
-            "bm25": rows.data,
-            "tfidf": self.tfidf.data,
+            "places": bm25.indices,
+            "ends": bm25.indptr,
+            "bm25": bm25.data,
+            "tfidf": tfidf.data,
         }
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Field:
         """What `arrays` gave."""
-        field = cls.__new__(cls)
+        field, ends = cls.__new__(cls), arrays["ends"]
         field.documents, field.length = int(arrays["known"][0]), arrays["known"][1]
-        field.having = arrays["having"]
-        shape = tuple(arrays["width"].tolist())
-        for name in ("bm25", "tfidf"):
-            parts = (arrays[name], arrays["places"], arrays["ends"])
-            setattr(field, name, sparse.csr_array(parts, shape=shape))
+        field.words, field.having = arrays["words"], arrays["having"]
+        parts = (arrays["places"], ends)
+        rows = (
+            sparse.csr_array((arrays[name], *parts), shape=(len(ends) - 1, WIDE))
+            for name in ("bm25", "tfidf")
+        )
+        field.blocks = (tuple(rows),)
         return field
+
+    def over(self, counts: sparse.csr_array, *before) -> Field:
+        """The same weights over these documents, after those of the blocks `before`.
+        A block joins the one before it once it is as large: what is added costs in
+        proportion to itself, and there are few blocks."""
+        more, blocks = copy.copy(self), [*before, self.weigh(counts)]
+        while len(blocks) > 1 and blocks[-2][0].shape[0] <= blocks[-1][0].shape[0]:
+            blocks[-2:] = [stacked(blocks[-2:])]
+        more.blocks = tuple(blocks)
+        return more
 
     def extended(self, counts: sparse.csr_array) -> Field:
         """A copy with more documents, weighed as those that are there."""
-        more = copy.copy(self)
-        for name, rows in zip(("bm25", "tfidf"), self.weigh(counts), strict=True):
-            old = _widen(getattr(self, name), rows)
-            setattr(more, name, sparse.vstack([old, rows], format="csr"))
-        return more
+        return self.over(counts, *self.blocks)
 
     def scores(
         self, counts: sparse.csr_array, query: np.ndarray, item: np.ndarray
     ) -> np.ndarray:
-        """BM25 and cosine, (R, 2), of pairs of a row of `counts` (Q, V), the queries,
-        and a document."""
-        asked = counts.copy()
+        """BM25 and cosine, (R, 2), of pairs of a row of `counts` (Q, WIDE), the
+        queries, and a document."""
+        asked, low = counts.copy(), 0
         asked.data = self.cosine_weights(counts)
         out = np.empty((len(query), 2))
-        pairs = ((counts, self.bm25), (asked, self.tfidf))
-        for column, (left, right) in enumerate(pairs):
-            for low in range(0, len(query), CHUNK):
-                part = slice(low, low + CHUNK)
-                rows = _widen(right[item[part]], counts)
-                product = left[query[part]].multiply(rows)
-                out[part, column] = product.sum(axis=1)
+        for block in self.blocks:
+            high = low + block[0].shape[0]
+            mine = np.flatnonzero((low <= item) & (item < high))
+            for begin in range(0, len(mine), CHUNK):
+                pair = mine[begin : begin + CHUNK]
+                pairs = zip((counts, asked), block, strict=True)
+                for place, (left, right) in enumerate(pairs):
+                    product = left[query[pair]].multiply(right[item[pair] - low])
+                    out[pair, place] = product.sum(axis=1)
+            low = high
         return out
 
 
-def _widen(rows: sparse.csr_array, like: sparse.csr_array) -> sparse.csr_array:
-    wide = rows.copy()
-    wide.resize(rows.shape[0], like.shape[1])
-    return wide
+def stacked(blocks) -> tuple[sparse.csr_array, ...]:
+    """Blocks as one."""
+    pairs = zip(*blocks, strict=True)
+    return tuple(sparse.vstack(rows, format="csr") for rows in pairs)
 
 
 class Match:
@@ -177,53 +180,41 @@ class Match:
 
     def __init__(self, texts: dict[str, list[str | None]], known: np.ndarray):
         """texts: field -> N texts; known: (N,) bool, which weights are of."""
-        self.words = Words()
-        counts = self._count(texts)
-        width = len(self.words.columns)
-        for rows in counts.values():
-            rows.resize(rows.shape[0], width)
-        self.fields = {name: Field(rows, known) for name, rows in counts.items()}
-        self.width = width  # words of the catalogue
-
-    def _count(self, texts: dict[str, list[str | None]]) -> dict:
-        counts = {name: self.words(values) for name, values in texts.items()}
-        return counts | ({ALL: self.words(joined(texts))} if texts else {})
+        counts = _count(texts)
+        self.fields = {n: Field(rows[known]).over(rows) for n, rows in counts.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns."""
         return tuple(f"{kind} {n}" for n in self.fields for kind in ("bm25", "cosine"))
 
-    @property
-    def vocabulary(self) -> list[str]:
-        """Words, in the order that `arrays` has."""
-        return list(self.words.columns)[: self.width]
-
     def extended(
         self, texts: dict[str, list[str | None]], images: np.ndarray | None = None
     ) -> Match:
         """A copy with more documents at the end of the catalogue; their pictures say
         nothing of a query."""
-        more, counts = copy.copy(self), self._count(texts)
-        more.width = len(self.words.columns)
-        for rows in counts.values():
-            rows.resize(rows.shape[0], more.width)
-        more.fields = {n: self.fields[n].extended(rows) for n, rows in counts.items()}
+        counts = _count(texts)
+        return self._with({n: f.extended(counts[n]) for n, f in self.fields.items()})
+
+    def over(self, texts: dict[str, list[str | None]]) -> Match:
+        """The same weights over these documents alone."""
+        counts = _count(texts)
+        return self._with({n: f.over(counts[n]) for n, f in self.fields.items()})
+
+    def _with(self, fields: dict[str, Field]) -> Match:
+        more = copy.copy(self)
+        more.fields = fields
         return more
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it but the words, for a file: field and part -> array."""
+        """All of it, for a file: field and part -> array."""
         parts = {name: field.arrays() for name, field in self.fields.items()}
         return {f"{n}/{k}": a for n, some in parts.items() for k, a in some.items()}
 
     @classmethod
-    def of_arrays(
-        cls, words: list[str], names: list[str], arrays: dict[str, np.ndarray]
-    ) -> Match:
-        """What `arrays` gave, and words and names of fields in order."""
+    def of_arrays(cls, names: list[str], arrays: dict[str, np.ndarray]) -> Match:
+        """What `arrays` gave, and names of the fields in order."""
         scorer, fields = cls.__new__(cls), {name: {} for name in (*names, ALL) if names}
-        scorer.words, scorer.width = Words(), len(words)
-        scorer.words.columns = {word: place for place, word in enumerate(words)}
         for key, values in arrays.items():
             name, _, part = key.rpartition("/")
             fields[name][part] = values
@@ -234,11 +225,16 @@ class Match:
         self, queries: list[str], query: np.ndarray, item: np.ndarray
     ) -> np.ndarray:
         """(R, F) float32 of pairs: rows (R,) of these query texts, and of documents."""
-        counts = self.words(queries, self.width)
+        counts = counted(queries)
         pair, place = np.unique(np.stack([query, item]), axis=1, return_inverse=True)
         scores = [field.scores(counts, *pair) for field in self.fields.values()]
         scores.append(np.empty((pair.shape[1], 0)))  # where there are no fields
         return np.concatenate(scores, axis=1).astype(np.float32)[place]
+
+
+def _count(texts: dict[str, list[str | None]]) -> dict[str, sparse.csr_array]:
+    counts = {name: counted(values) for name, values in texts.items()}
+    return counts | ({ALL: counted(joined(texts))} if texts else {})
 
 
 def known(dataset: Dataset) -> np.ndarray:

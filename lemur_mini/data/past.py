@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import copy
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+from lemur_mini.config import Config
+from lemur_mini.data.likeness import LENGTH, Likeness
 from lemur_mini.data.loading import Log
+from lemur_mini.data.match import ALL, Match
 from lemur_mini.data.pages import PAD
+from lemur_mini.data.statistics import Statistics
 
 EVENTS = ("user", "item", "time")
 LONGEST = 86_400  # seconds that a session may last
@@ -78,7 +83,9 @@ class Past:
     then may go on, `tail` are their rows and `groups` their names; known: how many
     users and queries have been named; texts: of the columns of ids, whether they are
     texts; sources: folders or files that documents were read from; published: rows of
-    documents that nobody was shown, whose vectors training is not to know."""
+    documents that nobody was shown, whose vectors training is not to know; statistics,
+    matcher: of a model that reads numbers (see `data.numbers`); categories: names of
+    those that are counted, by number."""
 
     until: float
     cut: float
@@ -91,12 +98,21 @@ class Past:
     texts: dict[str, bool] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     published: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    statistics: Statistics | None = None
+    matcher: Match | Likeness | None = None
+    categories: list[str] = field(default_factory=list)
 
     @classmethod
     def empty(cls, watched: int, shown: int = 0) -> Past:
         """Before a log begins; lengths of histories."""
         trail = Trail(shown) if shown else None
         return cls(-np.inf, -np.inf, Trail(watched), trail)
+
+    def copy(self) -> Past:
+        """Another that goes on by itself."""
+        plain = copy.deepcopy(replace(self, statistics=None, matcher=None))
+        counted = self.statistics and self.statistics.copy()
+        return replace(plain, statistics=counted, matcher=self.matcher)
 
     def trails(self) -> dict[str, Trail]:
         """Those that are kept, by name."""
@@ -106,7 +122,7 @@ class Past:
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         """As facts for JSON, and arrays by name."""
         plain = ("until", "cut", "groups", "sessions", "known", "texts", "sources")
-        facts = {name: getattr(self, name) for name in plain}
+        facts = {name: getattr(self, name) for name in (*plain, "categories")}
         arrays = {"published": self.published}
         for name, trail in self.trails().items():
             arrays |= {f"{name}.ring": trail.old.ring, f"{name}.count": trail.old.count}
@@ -114,6 +130,12 @@ class Past:
             arrays |= {f"{name}.{event}": values for event, values in late}
         if self.tail is not None:
             arrays |= {f"tail.{f.name}": getattr(self.tail, f.name) for f in _LOG}
+        if self.statistics is not None:
+            numbers = self.statistics.arrays()
+            arrays |= {f"statistics.{name}": values for name, values in numbers.items()}
+        if self.matcher is not None:
+            arrays |= {f"match.{k}": v for k, v in self.matcher.arrays().items()}
+            facts["matched"] = list(getattr(self.matcher, "fields", []))
         return facts, arrays
 
     @classmethod
@@ -129,11 +151,31 @@ class Past:
             trail.late = tuple(arrays[f"{name}.{event}"] for event in EVENTS)
         if "tail.user" in arrays:
             trails["tail"] = Log(*(arrays[f"tail.{f.name}"] for f in _LOG))
+        if some := _under("statistics.", arrays):
+            trails["statistics"] = Statistics.of_arrays(some)
+        facts, fields = dict(facts), facts.get("matched", [])
+        if some := _under("match.", arrays):
+            kind = Match if fields else Likeness
+            names = [name for name in fields if name != ALL]
+            trails["matcher"] = kind.of_arrays(names, some)
+        facts.pop("matched", None)
         began = {k: -np.inf for k in ("until", "cut") if facts[k] is None}  # in JSON
         return cls(**facts | began, **trails)
 
 
 _LOG = fields(Log)
+
+
+def _under(start: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    mine = {name: values for name, values in arrays.items() if name.startswith(start)}
+    return {name.removeprefix(start): values for name, values in mine.items()}
+
+
+def kept(config: Config) -> tuple[int, int]:
+    """Events of a user that a model reads: watched, by its sequences or by `match`, and
+    shown."""
+    compared = LENGTH if "match" in config.groups else 0
+    return max(config.history_long, compared), config.history_seen
 
 
 def append(first: tuple, second: tuple) -> tuple[np.ndarray, ...]:

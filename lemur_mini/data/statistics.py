@@ -4,38 +4,233 @@ What every ranker in production has beside a network. All of it is causal: a pag
 events strictly before the first impression of its QID, as histories do, so that events
 of its own session, of the same second and of the future never count.
 
-Times count in whole seconds, however fine the log's are. Sums are of integers, and
-both forms, all pages of a log at once and one event after the other, turn them into
-numbers by one function: they are equal to the last bit."""
+One rule for a table, for a stream that reads it in parts, and for serving (`Counts`):
+everything that ever happened counts, of a document, a category and a user. What is
+counted of a user with a document or a category (both_*, user_category_*) is counted
+among the user's newest KEPT impressions, for there are as many such pairs as
+impressions. What has to be kept so grows with documents and users alone."""
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
+from lemur_mini.data.errors import DataError
 from lemur_mini.data.loading import Dataset, Log
+from lemur_mini.data.rates import (
+    CATEGORY_NAMES,
+    EMPTY,
+    FIRST,
+    LAST,
+    LAST_WATCH,
+    NAMES,
+    NEVER,
+    RESIDUAL,
+    SHOWN,
+    WATCHED,
+    Table,
+    rate,
+    residuals,
+    values,
+    whole,
+)
 
-PRIOR = 10  # impressions at the average that every rate starts from
+KEPT = 1024  # impressions of a user among which pairs are counted. # our choice
 CATEGORY = "category"  # the column that says so, where there is one
-NEVER = np.iinfo(np.int64).min  # time of what never happened
-FAR = 10 * 365 * 24  # hours: what never happened is as long ago
-UNIT = 2**20  # of fixed-point residuals: sums of integers know no order
-SHOWN, WATCHED, FIRST, LAST, LAST_WATCH, RESIDUAL = range(6)  # columns of counts
-
-NAMES = (
-    *("document_shown", "document_watched", "document_rate", "document_age"),
-    *("document_since", "user_shown", "user_watched", "user_rate", "user_lift"),
-    *("user_since", "both_met", "both_watched", "both_since"),
-)
-CATEGORY_NAMES = (
-    *("category_shown", "category_watched", "category_rate"),
-    *("user_category_shown", "user_category_watched", "user_category_rate"),
-)
+EVENTS = {"user": "i4", "item": "i4", "time": "i8", "label": "i1"}
+EVENTS |= {"residual": "i4", "place": "i4"}  # place: among the user's impressions
 
 
-def whole(time: np.ndarray | float) -> np.ndarray:
-    """Unix seconds, int64, of times that may be finer. # our choice: what came before
-    in the same second is not counted, so that floats are never compared."""
-    return np.floor(time).astype(np.int64)
+class Statistics:
+    """A log's statistics, readable for any user, document and time since the last
+    `settle`: what was counted before that, and the events since."""
+
+    def __init__(self, born: np.ndarray, category: np.ndarray | None = None):
+        """born: (N,) as of `created`; category: (N,) as of `categories`."""
+        self.born, self.category = born, category
+        self.since = NEVER  # events before this second are counted
+        self.counted = {name: _empty(0) for name in self._keys(*_nothing(2))}
+        self.events = {n: np.zeros(0, kind) for n, kind in EVENTS.items()}  # in order
+        self.done = 0  # of these, counted: pairs need them
+        self._tables: dict[str, Table] = {}  # of these events
+
+    @classmethod
+    def of(cls, dataset: Dataset, until: float = np.inf) -> Statistics:
+        """Of a log, or of what is before `until`."""
+        new, log = cls(created(dataset), categories(dataset)), dataset.log
+        old = log.timestamp < until
+        new.add(*(x[old] for x in (log.user, log.item, log.timestamp, log.label)))
+        return new
+
+    def add(self, user, item, time, label) -> None:
+        """Events (E,) in time order, none earlier than before."""
+        new = {"user": user, "item": item, "time": whole(time), "label": label}
+        new |= {"residual": np.zeros_like(item), "place": self._places(user)}
+        old, self._tables = self.events, {}
+        self.events = {n: np.r_[old[n], new[n]].astype(EVENTS[n]) for n in EVENTS}
+        parts = (("document", item), ("all", np.zeros_like(item)))
+        chance = rate(*(self._before(name, key, new["time"]) for name, key in parts))
+        self.events["residual"][len(old["item"]) :] = residuals(label, chance)
+        self._tables = {}
+
+    def read(self, user: np.ndarray, item: np.ndarray, when: np.ndarray) -> np.ndarray:
+        """(R, F) of documents and users (rows, (R,)) on pages that begin at a time.
+        Raises DataError for a time of which only sums are left."""
+        when = whole(when)
+        if len(when) and when.min() < self.since:
+            problem = f"time {when.min()} is before {self.since}, up to which all is"
+            raise DataError(f"{problem} summed; statistics go forward in time")
+        keys = self._keys(user, item)
+        counts = {name: self._before(name, key, when) for name, key in keys.items()}
+        shown = counts["user"][:, SHOWN]  # place of the user's next impression
+        for name, key in self._pairs(user, item).items():
+            counts[name] = self._met(name, key).between(key, shown - KEPT, shown)
+        return values(counts, when, self.born[item])
+
+    def settle(self, cut: float) -> None:
+        """Nobody asks any more what was known before `cut`."""
+        if not np.isfinite(cut) or whole(cut) <= self.since:
+            return
+        self.since, low = int(whole(cut)), self.done
+        self.done = int(np.searchsorted(self.events["time"], self.since))
+        new = {name: x[low : self.done] for name, x in self.events.items()}
+        for name, key in self._keys(new["user"], new["item"]).items():
+            self.counted[name] = _counted(self.counted[name], key, new)
+        total = self.counted["user"][:, SHOWN]
+        user, place = self.events["user"], self.events["place"]
+        kept = np.arange(len(user)) >= self.done  # what is not counted yet stays
+        kept[: self.done] = place[: self.done] >= total[user[: self.done]] - KEPT
+        self.done = int(kept[: self.done].sum())
+        self.events = {name: x[kept] for name, x in self.events.items()}
+        self._tables = {}
+
+    def grow(self, born: np.ndarray, category: np.ndarray | None = None) -> None:
+        """More documents at the end of the catalogue."""
+        self.born = np.concatenate([self.born, born])
+        if self.category is not None:
+            self.category = np.concatenate([self.category, category])
+
+    def copy(self) -> Statistics:
+        """Another that goes on by itself; arrays are never written into."""
+        new = copy.copy(self)
+        new.counted, new._tables = dict(self.counted), {}
+        return new
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return NAMES + (CATEGORY_NAMES if self.category is not None else ())
+
+    # --- for a file -------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it."""
+        out = {"born": self.born, "since": np.array([self.since, self.done])}
+        out |= {} if self.category is None else {"category": self.category}
+        out |= {f"counted.{name}": rows for name, rows in self.counted.items()}
+        return out | {f"events.{name}": rows for name, rows in self.events.items()}
+
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Statistics:
+        """What `arrays` gave. Raises KeyError where it did not."""
+        new = cls(arrays["born"], arrays.get("category"))
+        new.since, new.done = arrays["since"].tolist()
+        new.counted = {name: arrays[f"counted.{name}"] for name in new.counted}
+        new.events = {name: arrays[f"events.{name}"] for name in EVENTS}
+        return new
+
+    # --- how it is counted ------------------------------------------------------------
+
+    def _keys(self, user: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
+        """What is counted for good of each event (E,); below 0 is nobody's."""
+        keys = {"all": np.zeros_like(item), "document": item, "user": user}
+        if self.category is not None:
+            keys["category"] = self.category[item]
+        return keys
+
+    def _pairs(self, user: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
+        """A user with a document or a category, as one number."""
+        pairs = {"both": item}
+        if self.category is not None:
+            pairs["user_category"] = self.category[item]
+        high = user.astype(np.int64) << 32
+        return {
+            name: np.where((user >= 0) & (one >= 0), high | one, -1)
+            for name, one in pairs.items()
+        }
+
+    def _before(self, name: str, key: np.ndarray, when: np.ndarray) -> np.ndarray:
+        """Counts (R, 6) of keys strictly before times."""
+        late = self._table(name).between(key, self.since, when)
+        return _joined(_rows(self.counted[name], key), late)
+
+    def _table(self, name: str) -> Table:
+        """Of the events since, by time."""
+        if name not in self._tables:
+            late = {n: x[self.done :] for n, x in self.events.items()}
+            key = self._keys(late["user"], late["item"])[name]
+            more = (late["time"], late["label"], late["residual"])
+            self._tables[name] = Table(key, late["time"], *more)
+        return self._tables[name]
+
+    def _met(self, name: str, asked: np.ndarray) -> Table:
+        """Of these pairs, by their place among the user's impressions."""
+        key = self._pairs(self.events["user"], self.events["item"])[name]
+        mine = np.flatnonzero(np.isin(key, asked))
+        some = {n: x[mine] for n, x in self.events.items()}
+        more = (some["time"], some["label"], np.zeros_like(some["time"]))
+        return Table(key[mine], some["place"], *more)
+
+    def _places(self, user: np.ndarray) -> np.ndarray:
+        """The how manieth impressions of their users these, the next, are."""
+        order = np.argsort(user, kind="stable")
+        mine, late = user[order], self.events["user"][self.done :]
+        rank = np.empty(len(user), np.int64)
+        rank[order] = np.arange(len(user)) - np.searchsorted(mine, mine)
+        count = np.bincount(late, minlength=user.max(initial=-1) + 1)
+        return _rows(self.counted["user"], user)[:, SHOWN] + count[user] + rank
+
+
+def _nothing(count: int) -> list[np.ndarray]:
+    return [np.zeros(0, np.int64) for _ in range(count)]
+
+
+def _empty(count: int) -> np.ndarray:
+    return np.tile(np.array(EMPTY), (count, 1))
+
+
+def _rows(counted: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Counts (R, 6) of keys (R,), EMPTY for those that have none."""
+    there = (key >= 0) & (key < len(counted))
+    found = _empty(len(key))
+    found[there] = counted[key[there]]
+    return found
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Counts of what came first and then of what came second."""
+    out = first + second
+    for column in (LAST, LAST_WATCH):
+        out[:, column] = np.maximum(first[:, column], second[:, column])
+    never = first[:, FIRST] == NEVER
+    out[:, FIRST] = np.where(never, second[:, FIRST], first[:, FIRST])
+    return out
+
+
+def _counted(counted: np.ndarray, key: np.ndarray, new: dict) -> np.ndarray:
+    """Counts (K, 6) with these events, which are later, in more rows if need be."""
+    mine = key >= 0
+    key, time, label = key[mine], new["time"][mine], new["label"][mine]
+    more = _empty(max(int(key.max(initial=-1)) + 1, len(counted)))
+    np.add.at(more[:, SHOWN], key, 1)
+    np.add.at(more[:, WATCHED], key, label)
+    np.add.at(more[:, RESIDUAL], key, new["residual"][mine])
+    np.maximum.at(more[:, LAST], key, time)
+    np.maximum.at(more[:, LAST_WATCH], key, np.where(label, time, NEVER))
+    more[key[::-1], FIRST] = time[::-1]  # the first is written last
+    more[: len(counted)] = _joined(counted, more[: len(counted)])
+    return more
 
 
 def starts(log: Log) -> np.ndarray:
@@ -44,97 +239,19 @@ def starts(log: Log) -> np.ndarray:
     return whole(log.timestamp)[first][session]
 
 
-class Table:
-    """Counts of the events of keys, readable at any time."""
-
-    def __init__(self, events: np.ndarray):
-        """events: (4, E) key, time, label, residual; keys below 0 are nobody's."""
-        events = events[:, events[0] >= 0]
-        self.key, time, label, residual = events[:, np.lexsort(events[1::-1])]
-        row = np.where(label, np.arange(len(time)), -1)
-        self.low, self.high = time.min(initial=0), time.max(initial=0) + 1
-        self.place = self._place(self.key, time)
-        self.time = np.r_[time, NEVER]
-        self.latest = np.r_[-1, np.maximum.accumulate(row)]  # watch up to an event
-        self.watched, self.lift = (np.r_[0, np.cumsum(x)] for x in (label, residual))
-
-    def _place(self, key: np.ndarray, time: np.ndarray) -> np.ndarray:
-        time = np.clip(time, self.low, self.high)
-        return key * (self.high - self.low + 1) + (time - self.low)
-
-    def before(self, key: np.ndarray, when: np.ndarray) -> np.ndarray:
-        """Counts (R, 6) of keys (R,) strictly before times (R,): shown, watched, times
-        of the first and the last event and of the last watch (NEVER if none), sum of
-        residuals."""
-        begin = np.searchsorted(self.place, self._place(key, np.full(1, self.low)))
-        end = np.searchsorted(self.place, self._place(key, when))
-        end = np.where(key < 0, begin, end)
-
-        def at_event(row: np.ndarray) -> np.ndarray:
-            return np.where((begin <= row) & (row < end), self.time[row], NEVER)
-
-        columns = end - begin, self.watched[end] - self.watched[begin]
-        columns += at_event(begin), at_event(end - 1), at_event(self.latest[end])
-        return np.stack([*columns, self.lift[end] - self.lift[begin]], axis=1)
-
-
-def rate(counts: np.ndarray, everything: np.ndarray) -> np.ndarray:
-    """Share of watches, pulled by PRIOR impressions to that of all events so far."""
-    base = (everything[:, WATCHED] + 1) / (everything[:, SHOWN] + 2)
-    return (counts[:, WATCHED] + PRIOR * base) / (counts[:, SHOWN] + PRIOR)
-
-
-def residuals(label: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """How much more was watched than the document's rate says, in 1 / UNIT."""
-    return np.rint((label - chance) * UNIT).astype(np.int64)
-
-
-def logit(chance: np.ndarray) -> np.ndarray:
-    """Log odds."""
-    return np.log(chance) - np.log1p(-chance)
-
-
-def hours(when: np.ndarray, then: np.ndarray) -> np.ndarray:
-    """log(1 + hours from then to when); FAR where then is NEVER, 0 if it is later."""
-    never = then == NEVER
-    past = np.maximum(when - np.where(never, when, then), 0)
-    return np.log1p(np.where(never, FAR, past / 3600))
-
-
-def values(
-    counts: dict[str, np.ndarray], when: np.ndarray, created: np.ndarray
-) -> np.ndarray:
-    """The numbers that a model reads, (R, F) float32, in the order of NAMES.
-
-    counts: (R, 6) each of all, document, user, both and, where there are categories,
-    category and user_category; created: (R,) times, NEVER where unknown."""
-    every, document, user, both = (
-        counts[name] for name in ("all", "document", "user", "both")
-    )
-    born = np.where(created == NEVER, document[:, FIRST], created)
-    born = np.where(born == NEVER, when, born)  # appears now
-    lift = user[:, RESIDUAL] / UNIT / (user[:, SHOWN] + PRIOR)
-    columns = [*_seen(document), logit(rate(document, every)), hours(when, born)]
-    columns += [hours(when, document[:, LAST_WATCH]), *_seen(user)]
-    columns += [logit(rate(user, every)), lift, hours(when, user[:, LAST])]
-    columns += [*_seen(both), hours(when, both[:, LAST])]
-    for name in ("category", "user_category"):
-        if name in counts:
-            columns += [*_seen(counts[name]), logit(rate(counts[name], every))]
-    return np.stack(columns, axis=1).astype(np.float32)
-
-
-def _seen(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.log1p(counts[:, SHOWN]), np.log1p(counts[:, WATCHED])
+def numbered(names: list[str | None], known: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Names (N,) as numbers, -1 where empty, and all names by number: the known ones,
+    then new ones as they come."""
+    number = {name: place for place, name in enumerate(known)}
+    found = [number.setdefault(n, len(number)) if n else -1 for n in names]
+    return np.array(found, np.int64), list(number)
 
 
 def categories(dataset: Dataset) -> np.ndarray | None:
     """(N,) numbers of the documents' categories, -1 where empty; None without."""
     if CATEGORY not in dataset.texts:
         return None
-    names = np.array([text or "" for text in dataset.texts[CATEGORY]])
-    found, number = np.unique(names, return_inverse=True)
-    return np.where(names == "", -1, number)
+    return numbered(dataset.texts[CATEGORY], [])[0]
 
 
 def names(dataset: Dataset) -> tuple[str, ...]:
@@ -146,76 +263,16 @@ def created(dataset: Dataset) -> np.ndarray:
     """(N,) unix seconds at which documents appeared, NEVER where nobody says."""
     if dataset.created is None:
         return np.full(len(dataset.items), NEVER)
-    known = np.isfinite(dataset.created)
-    return np.where(known, whole(np.where(known, dataset.created, 0)), NEVER)
+    return births(dataset.created)
 
 
-class Past:
-    """A log's statistics, readable for any user, document and time."""
-
-    def __init__(self, dataset: Dataset):
-        log, self.log = dataset.log, dataset.log
-        self.born, self.category = created(dataset), categories(dataset)
-        keys = keys_of(log.user, log.item, self.category)
-        self.found = {name: np.unique(key, axis=1) for name, key in keys.items()}
-        label = log.label.astype(np.int64)
-        nothing = np.zeros_like(label)
-        numbers = {name: self.number(name, key) for name, key in keys.items()}
-        time = whole(log.timestamp)
-
-        def table(name: str, extra: np.ndarray) -> Table:
-            return Table(np.stack([numbers[name], time, label, extra]))
-
-        chance = rate(
-            *(
-                table(name, nothing).before(numbers[name], time)
-                for name in ("document", "all")
-            )
-        )
-        extra = residuals(label, chance)
-        self.tables = {name: table(name, extra) for name in keys}
-
-    def number(self, name: str, key: np.ndarray) -> np.ndarray:
-        """Place (R,) of keys (K, R) among those of the log, -1 where it has none."""
-        found = _joined(self.found[name], self.found[name])
-        mine = _joined(key, self.found[name])
-        place = np.searchsorted(found, mine).clip(max=len(found) - 1)
-        there = (found[place] == mine) & (key >= 0).all(axis=0)
-        return np.where(there, place, -1)
-
-    def read(self, user: np.ndarray, item: np.ndarray, when: np.ndarray) -> np.ndarray:
-        """(R, F) of documents and users (rows, (R,)) on pages that begin at a time."""
-        when = whole(when)
-        keys = keys_of(user, item, self.category)
-        counts = {
-            name: self.tables[name].before(self.number(name, key), when)
-            for name, key in keys.items()
-        }
-        return values(counts, when, self.born[item])
-
-
-def keys_of(
-    user: np.ndarray, item: np.ndarray, category: np.ndarray | None
-) -> dict[str, np.ndarray]:
-    """What is counted of each event, (K, E) rows; below 0 is nobody's."""
-    keys = {"all": [np.zeros_like(item)], "document": [item], "user": [user]}
-    keys["both"] = [user, item]
-    if category is not None:
-        own = category[item]
-        keys |= {"category": [own], "user_category": [user, own]}
-    return {name: np.stack(parts) for name, parts in keys.items()}
-
-
-def _joined(key: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """(K, R) keys as one number each, which sorts as they do; what lies beyond `known`
-    equals none of it."""
-    if len(key) == 1:
-        return key[0]
-    size = known[1].max(initial=0) + 3
-    return key[0] * size + np.clip(key[1], -1, size - 2) + 1
+def births(time: np.ndarray) -> np.ndarray:
+    """The same of times (N,), NaN where nobody says."""
+    known = np.isfinite(time)
+    return np.where(known, whole(np.where(known, time, 0)), NEVER)
 
 
 def statistics(dataset: Dataset) -> np.ndarray:
     """Of every impression of the log, as its page reads them: (I, F) float32."""
     log = dataset.log
-    return Past(dataset).read(log.user, log.item, starts(log))
+    return Statistics.of(dataset).read(log.user, log.item, starts(log))

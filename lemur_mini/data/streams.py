@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -15,8 +14,9 @@ from lemur_mini.data.errors import DataError, Origin, fail
 from lemur_mini.data.folders import read_about
 from lemur_mini.data.joins import encode, group_of, item_rows
 from lemur_mini.data.loading import Log
+from lemur_mini.data.numbers import Numbers
 from lemur_mini.data.pages import Batch, Pages, make_batch
-from lemur_mini.data.past import LONGEST, Past, Recent, Trail, events
+from lemur_mini.data.past import LONGEST, Past, Recent, events
 from lemur_mini.data.schema import IMPRESSIONS, ITEMS, LOGGED, read_items, read_log
 from lemur_mini.data.sources import rows_of, tables_of
 from lemur_mini.data.times import seconds, ticks
@@ -38,6 +38,7 @@ class PageStream:
     users and queries keep their rows (`known` lists their names, `items` all ids of the
     catalogue in theirs), histories go on, and a session that began in it is cut where
     this part begins, as `Pages.cut_at` would. `after`, at the end: that of the next.
+    numbers: what makes the dense features of a past that has begun to count.
 
     The log must be in time order; raises DataError, naming the first row that is not,
     and whatever else `load` refuses."""
@@ -54,7 +55,9 @@ class PageStream:
         past: Past | None = None,
         known: dict[str, list] | None = None,
         items: np.ndarray | None = None,
+        numbers: Numbers | None = None,
     ):
+        self.numbers = numbers
         self.size, self.length, self.seen = size, length, seen
         self.longest, self.chunk = longest, chunk
         folder = None if isinstance(source, tuple) else Path(source)
@@ -89,13 +92,15 @@ class PageStream:
 
     def _blocks(self) -> Iterator[Pages]:
         """Pages of all sessions that have ended, whenever some have."""
-        past = copy.deepcopy(self.past) or Past.empty(self.length, self.seen)
+        past = self.past.copy() if self.past else Past.empty(self.length, self.seen)
         trails, settled, groups = past.trails(), past.cut, _Names()
         groups.rows, groups.next = dict(past.groups), past.sessions
         rows = past.tail  # not yet on a page, or of the past
         for log in self._logs(groups, past):
             for name, trail in trails.items():
                 trail.add(*events(log)[name])
+            if past.statistics is not None:
+                past.statistics.add(log.user, log.item, log.timestamp, log.label)
             rows = log if rows is None else _join(rows, log)
             since, start = _beginnings(rows)
             cut = rows.timestamp[-1] - self.longest
@@ -103,26 +108,31 @@ class PageStream:
             if ended.any():
                 block, rows = _take(rows, ended), _take(rows, ~ended)
                 groups.keep(rows.qid)
-                yield self._pages(block, trails, settled)
+                yield self._pages(block, past, settled)
             settled = max(settled, min([cut, *since[~ended][:1]]))
             for trail in trails.values():  # before every session still to come
                 trail.settle(settled)
-        yield self._pages(rows, trails, settled)
+            if past.statistics is not None:
+                past.statistics.settle(settled)
+        yield self._pages(rows, past, settled)
         past.until = _following(rows.timestamp[-1])
         past.cut, past.tail = np.asarray(settled).item(), _done(rows)
         past.groups, past.sessions = list(groups.rows.items()), groups.next
         past.known = {"users": self.users.next, "queries": self.queries.next}
         self.after = past
 
-    def _pages(self, block: Log, trails: dict[str, Trail], before) -> Pages:
+    def _pages(self, block: Log, past: Past, before) -> Pages:
         """Of sessions that began at `before` or later."""
         old, new = (block.qid[block.period == k] for k in (0, 1))
         self.straddling += len(np.intersect1d(old, new))
         users, time = np.unique(block.user), np.nextafter(before, -np.inf)
-        known = {name: t.before(users, time) for name, t in trails.items()}
-        return Pages(
+        known = {name: t.before(users, time) for name, t in past.trails().items()}
+        pages = Pages(
             block, self.size, known["watched"], seen=self.seen, shown=known.get("shown")
         )
+        if self.numbers is not None:
+            pages.dense = self.numbers(pages, past, self.queries.names)
+        return pages
 
     def _logs(self, groups: _Names, past: Past) -> Iterator[Log]:
         """The log in pieces, with dense ids and without what the past has seen."""

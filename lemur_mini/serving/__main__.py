@@ -82,7 +82,7 @@ def open_ranker(options: Options) -> tuple[Path, Ranker]:
     device, path = choose_device(options.device), options.path
     if path.is_dir():
         path = path / (MODEL if (path / MODEL).is_file() else RUN)
-    facts, _ = checkpoints.read(path)
+    facts = checkpoints.read_facts(path)
     config = checkpoints.config_of(facts)
     if "serving" in facts:
         store = _store(options, config)

@@ -24,7 +24,7 @@ from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.match import Match
 from lemur_mini.remap import fingerprint_of, fingerprint_tensors, pack, unpack
-from lemur_mini.serving.events import Histories, Past, merged
+from lemur_mini.serving.events import Histories, UserEvents, merged
 from lemur_mini.serving.known import Known
 from lemur_mini.serving.numbers import LiveNumbers
 
@@ -137,7 +137,6 @@ def tensors_of(ranker) -> dict[str, torch.Tensor]:
         arrays |= {f"counts.{k}": v for k, v in numbers.counts.arrays().items()}
     if "match" in numbers.groups:
         arrays |= {f"match.{k}": v for k, v in numbers.matcher.arrays().items()}
-        tensors["serve.words"] = pack(numbers.matcher.vocabulary)
     tensors["serve.guests"] = pack(list(known.guests))
     tokenizer = known.tokenizer.backend_tokenizer.to_str()
     tensors["serve.tokenizer"] = pack([tokenizer])
@@ -153,7 +152,7 @@ def known_of(facts: dict, tensors: dict[str, torch.Tensor]) -> Known:
         tokenizer_object=Tokenizer.from_str(text), **facts["serving"]["special"]
     )
     columns = [tensors[f"serve.past.{name}"].numpy() for name in COLUMNS]
-    past = Past(*columns, tensors["serve.past.end"].item(), whole=False)
+    past = UserEvents(*columns, tensors["serve.past.end"].item(), whole=False)
     guests = unpack(tensors["serve.guests"])
     places = range(len(marks.names["users"]), len(marks.names["users"]) + len(guests))
     return Known(
@@ -180,9 +179,8 @@ def _numbers_of(facts: dict, tensors: dict, end: float) -> LiveNumbers:
     if "statistics" in groups:
         counts = Counts.of_arrays(arrays("counts"))
     if "match" in groups:
-        words, fields = unpack(tensors["serve.words"]), facts["serving"]["fields"]
         kind = Likeness if facts["sizes"]["feed"] else Match
-        matcher = kind.of_arrays(words, fields, arrays("match"))
+        matcher = kind.of_arrays(facts["serving"]["fields"], arrays("match"))
     return LiveNumbers(groups, end, None, counts, matcher)
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lemur_mini.config import Config
-from lemur_mini.data.likeness import LENGTH
 from lemur_mini.data.loading import Log
+from lemur_mini.data.past import kept
 
 TIME = 2  # its column: whole seconds stay whole, others come as floats
 
@@ -72,7 +72,7 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class Past:
+class UserEvents:
     """Events (E,) by user, then time: catalogue rows, unix seconds, labels; those of
     user u lie from begin[u] to begin[u + 1]. `end`: time of the log's last event;
     `whole`: whether all that came before it is there."""
@@ -85,7 +85,7 @@ class Past:
     whole: bool = True
 
     @classmethod
-    def of(cls, log: Log, users: int) -> Past:
+    def of(cls, log: Log, users: int) -> UserEvents:
         """All that a log shows."""
         rows = np.argsort(log.user, kind="stable")
         begin = np.searchsorted(log.user[rows], np.arange(users + 1))
@@ -101,7 +101,7 @@ class Past:
             high = low + np.searchsorted(self.time[low:high], time)
         return self.item[low:high], self.label[low:high]
 
-    def newest(self, watched: int, shown: int) -> Past:
+    def newest(self, watched: int, shown: int) -> UserEvents:
         """Of each user the last so many watched and the last so many shown."""
         users = np.repeat(np.arange(len(self.begin) - 1), np.diff(self.begin))
         after = self.begin[users + 1] - 1 - np.arange(len(users))  # events after it
@@ -110,17 +110,10 @@ class Past:
         keep = (after < shown) | ((self.label == 1) & (later < watched))
         begin = np.r_[0, np.cumsum(keep)][self.begin]
         columns = (self.item[keep], self.time[keep], self.label[keep])
-        return Past(*columns, begin, self.end, whole=False)
+        return UserEvents(*columns, begin, self.end, whole=False)
 
 
-def kept(config: Config) -> tuple[int, int]:
-    """Events of a user that a model reads: watched, by its sequences or by `match`, and
-    shown."""
-    compared = LENGTH if "match" in config.groups else 0
-    return max(config.history_long, compared), config.history_seen
-
-
-def merged(known, histories: Histories, config: Config) -> Past:
+def merged(known, histories: Histories, config: Config) -> UserEvents:
     """Histories as they are now, as far as the model reads them: the log's, and those
     that are kept in memory. Everybody gets a place in `known`."""
     past = known.past
@@ -142,5 +135,5 @@ def merged(known, histories: Histories, config: Config) -> Past:
     count = len(known.names["users"]) + len(known.guests)
     begin = np.searchsorted(user[order], np.arange(count + 1))
     end = max([past.end, *time[len(users) :].tolist()])
-    whole = Past(item[order], time[order], label[order], begin, end)
+    whole = UserEvents(item[order], time[order], label[order], begin, end)
     return whole.newest(*kept(config))

@@ -13,7 +13,7 @@ from lemur_mini.data.features import Features, make_features, order_fields
 from lemur_mini.data.fingerprint import fingerprint
 from lemur_mini.data.loading import catalogue_alone, only
 from lemur_mini.preparation import Prepared
-from lemur_mini.serving.events import Past
+from lemur_mini.serving.events import UserEvents
 from lemur_mini.serving.numbers import LiveNumbers
 
 NOTHING = np.zeros(0, np.int64)
@@ -42,7 +42,7 @@ class Known:
     content: list[np.ndarray]
     fields: list[str]
     tokenizer: PreTrainedTokenizerFast
-    past: Past
+    past: UserEvents
     numbers: LiveNumbers
     feed: bool
     guests: dict = field(default_factory=dict)  # users that training never saw
@@ -69,7 +69,7 @@ class Known:
             content=[marks.content],
             fields=list(dataset.texts),
             tokenizer=prepared.tokenizer,
-            past=(past := Past.of(dataset.log, len(dataset.users))),
+            past=(past := UserEvents.of(dataset.log, len(dataset.users))),
             numbers=LiveNumbers(groups, past.end, dataset, None, prepared.matcher),
             feed=prepared.sizes.feed,
         )

@@ -13,7 +13,8 @@ from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.loading import Dataset
 from lemur_mini.data.match import Match
 from lemur_mini.data.pages import PAD
-from lemur_mini.data.statistics import NEVER, Past, whole
+from lemur_mini.data.rates import NEVER, whole
+from lemur_mini.data.statistics import Statistics
 
 
 class LiveNumbers:
@@ -42,9 +43,9 @@ class LiveNumbers:
         return self._counts or Counts.of(self._dataset)
 
     @cached_property
-    def past(self) -> Past | None:
+    def past(self) -> Statistics | None:
         """What the log had counted at any earlier time; None without the log."""
-        return self._dataset and Past(self._dataset)
+        return self._dataset and Statistics.of(self._dataset)
 
     def update(self, user: int, item: int, time: float, label: int) -> None:
         """Count one impression (rows; a user below 0 is unknown). One that comes late
@@ -101,9 +102,7 @@ class LiveNumbers:
             with self._lock:
                 self.counts.grow(np.full(new, NEVER), none)
             if self.past is not None:
-                self.past.born = np.append(self.past.born, np.full(new, NEVER))
-                if none is not None:
-                    self.past.category = np.append(self.past.category, none)
+                self.past.grow(np.full(new, NEVER), none)
         if "match" in self.groups:
             self.matcher = self.matcher.extended(texts, images)
 

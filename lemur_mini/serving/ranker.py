@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lemur_mini import finite
-from lemur_mini.checkpoints import load_model
+from lemur_mini import checkpoints, finite
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.features import encode_queries, query_limit
+from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.pages import Batch
 from lemur_mini.devices import autocast
 from lemur_mini.memory_bank import NEVER
@@ -24,6 +24,19 @@ from lemur_mini.serving.artefact import Artefact
 from lemur_mini.serving.events import Histories
 from lemur_mini.serving.known import Encodable
 from lemur_mini.serving.state import Request, State, check_rows
+from lemur_mini.training import Part
+
+
+def _as_trained(prepared: Prepared, part: Part | None) -> Prepared:
+    """With `match` by the weights that the run has learnt, where it says so: a stream
+    has learnt them of its first impressions."""
+    learnt = part and part.past and part.past.matcher
+    if not learnt:
+        return prepared
+    texts, parts = prepared.dataset.texts, []
+    if isinstance(learnt, Likeness):
+        parts = [prepared.features.images.cpu().numpy()]
+    return replace(prepared, matcher=learnt.over(texts, *parts))
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,11 @@ class Ranker(State, Artefact):
         training never saw gets the unknown's row and a vector of its content. Raises
         CheckpointError where there is none, or the two do not belong together."""
         device = prepared.features.tokens.device
-        model = load_model(checkpoint, device, prepared.fingerprint).eval()
+        facts, tensors = checkpoints.read(checkpoint)
+        model = checkpoints.build(
+            checkpoint, facts, tensors, device, prepared.fingerprint
+        )
+        prepared = _as_trained(prepared, checkpoints.part_of(facts, tensors))
         if model.config.has_content:
             step = int(model.bank.written.max()) + 1
             model.publish(prepared.features, step=max(step, 0))

@@ -11,9 +11,10 @@ import torch
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.likeness import LENGTH
 from lemur_mini.data.pages import PAD, Batch, make_batch
+from lemur_mini.data.past import kept
 from lemur_mini.model import Lemur
 from lemur_mini.preparation import Prepared, with_documents
-from lemur_mini.serving.events import Event, Histories, InMemory, kept
+from lemur_mini.serving.events import Event, Histories, InMemory
 from lemur_mini.serving.known import Known
 from lemur_mini.serving.numbers import LiveNumbers
 from lemur_mini.serving.tables import Shelf
