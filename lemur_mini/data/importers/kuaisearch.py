@@ -1,7 +1,7 @@
 """KuaiSearch (Kuaishou's shop search), as published, in the public schema.
 
 Queries, sessions and items of a shop, in JSON lines, without pictures. Its owner gives
-it out with its paper (see README, *Public logs*)."""
+it out with its paper; layout: the page that it names."""
 
 from __future__ import annotations
 
