@@ -9,6 +9,7 @@ BASELINE = ("user", "item", "query", "longer")
 CONTENT = ("content", "long", "short", "similarity")  # need the encoders and the bank
 LEMUR = (*BASELINE, *CONTENT)
 DENSE = ("statistics", "match")  # not the paper's: what a ranker has beside a network
+CONTEXT = "context"  # ... and the columns user_* and context_* of a log that has some
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Config:
     @property
     def dense(self) -> tuple[str, ...]:
         """Which groups of dense features the ranker sees."""
-        return tuple(name for name in DENSE if name in self.groups)
+        return tuple(name for name in (*DENSE, CONTEXT) if name in self.groups)
 
     @property
     def patches(self) -> int:

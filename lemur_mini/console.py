@@ -27,6 +27,11 @@ MODULES = {
     "reproduce": "lemur_mini.reproduce.__main__",
 }
 
+Kind = Literal[
+    *("movielens", "amazon", "qilin", "kuaisearch", "microlens", "pixelrec"),
+    *("ninerec", "git", "table"),
+]
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -38,10 +43,10 @@ class Folder:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Bring a log into the schema: MovieLens, Amazon Reviews, the history of a git
-    repository, or any table."""
+    """Bring a log into the schema: MovieLens, Amazon Reviews, Qilin, KuaiSearch,
+    MicroLens, PixelRec, NineRec, the history of a git repository, or any table."""
 
-    kind: Annotated[Literal["movielens", "amazon", "git", "table"], Positional]
+    kind: Annotated[Kind, Positional]
     """What the source is."""
     source: Annotated[str, Positional]
     """A folder or a file."""
@@ -88,6 +93,16 @@ def _convert(arguments: list[str]) -> None:
         print(data.from_movielens(*pair))
     elif asked.kind == "git":
         print(data.from_git_history(*pair))
+    elif asked.kind == "qilin":
+        print(data.from_qilin(*pair))
+    elif asked.kind == "kuaisearch":
+        print(data.from_kuaisearch(*pair))
+    elif asked.kind == "microlens":
+        print(data.from_microlens(*pair, **more))
+    elif asked.kind == "pixelrec":
+        print(data.from_pixelrec(*pair, **more))
+    elif asked.kind == "ninerec":
+        print(data.from_ninerec(*pair, **more))
     elif asked.kind == "amazon":
         print(data.from_amazon_reviews(*pair, asked.category, **more))
     else:

@@ -9,6 +9,33 @@ FARTHEST = 5.0  # standard deviations from the mean; an outlier may not shout
 EDGE = 2.5  # ... of the first and the last knot
 
 
+WORD_WIDTH = 8  # our choice: numbers that stand for one word of the context
+
+
+class Context(nn.Module):
+    """Features of user and moment (P, S, F): numbers that are standardised already,
+    then rows of words, each a small vector. Row 0 is for words that training never
+    showed."""
+
+    def __init__(self, count: int, kinds: tuple[int, ...]):
+        """count: F; kinds: rows of the table of each of the last columns."""
+        super().__init__()
+        self.numbers = count - len(kinds)
+        self.tables = nn.ModuleList(nn.Embedding(n, WORD_WIDTH) for n in kinds)
+        for table in self.tables:
+            nn.init.normal_(table.weight, std=0.05)
+        self.width = self.numbers + WORD_WIDTH * len(kinds)
+
+    def see(self, values: Tensor, mask: Tensor) -> None:
+        """Nothing: the training period's figures are known before it begins."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """What the group's token is made of, (P, S, width)."""
+        rows = values[..., self.numbers :].long().unbind(dim=-1)
+        parts = [table(row) for table, row in zip(self.tables, rows, strict=True)]
+        return torch.cat([values[..., : self.numbers], *parts], dim=-1)
+
+
 class Dense(nn.Module):
     """One group of numbers (P, S, F), standardised by what training has shown so far.
 

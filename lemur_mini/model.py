@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from lemur_mini import losses
 from lemur_mini.baselines import Din, DlrmMlp
-from lemur_mini.config import DENSE, Config
+from lemur_mini.config import CONTEXT, DENSE, Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
-from lemur_mini.dense import Dense
+from lemur_mini.dense import Context, Dense
 from lemur_mini.devices import autocast
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
 from lemur_mini.longer import Longer
@@ -49,12 +49,19 @@ class Sizes:
     feed: bool = False  # sessions without queries
     statistics: int = 0  # numbers an impression, of these groups
     match: int = 0
+    context: int = 0
+    kinds: tuple[int, ...] = ()  # rows for words of each such column of the context
+
+    def __post_init__(self):
+        object.__setattr__(self, "kinds", tuple(self.kinds))  # a file keeps lists
 
     def read_by(self, config: Config) -> Sizes:
         """What a model of this configuration reads of them."""
         numbers = {"statistics": self.statistics, "match": self.match}
-        read = {name: n * (name in config.groups) for name, n in numbers.items()}
-        return Sizes(**dataclasses.asdict(self) | read)
+        numbers |= {"context": self.context}
+        kinds = self.kinds if CONTEXT in config.groups else ()
+        read: dict = {name: n * (name in config.groups) for name, n in numbers.items()}
+        return Sizes(**dataclasses.asdict(self) | read | {"kinds": kinds})
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ def group_widths(config: Config) -> dict[str, int]:
     widths |= {"din": 2 * e, "content": 3 * d, "long": d, "short": d}
     if config.history_products:
         widths["long"] += len(pools(config)) * (d + 1)
-    return {n: (widths | {"similarity": values})[n] for n in groups if n not in DENSE}
+    own = [name for name in groups if name not in (*DENSE, CONTEXT)]
+    return {name: (widths | {"similarity": values})[name] for name in own}
 
 
 def dense_parts(config: Config, sizes: Sizes) -> nn.ModuleDict:
@@ -126,9 +134,14 @@ def dense_parts(config: Config, sizes: Sizes) -> nn.ModuleDict:
                 f"the data holds no {name}: prepare it with this configuration, or "
                 "leave the group out"
             )
-    return nn.ModuleDict(
-        {name: Dense(getattr(sizes, name), config.dense_knots) for name in config.dense}
-    )
+    parts: dict[str, nn.Module] = {
+        name: Dense(getattr(sizes, name), config.dense_knots)
+        for name in config.dense
+        if name != CONTEXT
+    }
+    if CONTEXT in config.dense:
+        parts[CONTEXT] = Context(sizes.context, sizes.kinds)
+    return nn.ModuleDict(parts)
 
 
 def chunk_ends(lengths: list[int], budget: int) -> list[int]:

@@ -9,7 +9,16 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lemur_mini.config import DENSE, ENCODED, FEED_CHANGES, OURS, SCALES, Config
+from lemur_mini.config import (
+    CONTEXT,
+    DENSE,
+    ENCODED,
+    FEED_CHANGES,
+    OURS,
+    SCALES,
+    Config,
+)
+from lemur_mini.data.context import Context, counted_later
 from lemur_mini.data.features import (
     Features,
     make_features,
@@ -56,6 +65,7 @@ def prepare(
     pages.dense, matcher = dense_features(
         dataset, config.groups, pages, features.images.numpy()
     )
+    context = with_context(dataset, pages)
     sizes = Sizes(
         users=len(dataset.users),
         documents=len(dataset.items),
@@ -63,19 +73,37 @@ def prepare(
         vocabulary=len(tokenizer),
         fields=len(dataset.texts),
         feed=dataset.is_feed,
+        kinds=context.kinds if context else (),
         **{name: numbers.shape[1] for name, numbers in pages.dense.items()},
     )
+    marks = fingerprint(dataset, features, tokenizer, names).reading(pages.dense)
+    if context:
+        scales = {"context_scales": context.checksum}
+        marks = replace(marks, parts=marks.parts | scales)
     return Prepared(
         dataset=dataset,
         tokenizer=tokenizer,
         features=features.to(device),
         pages=pages,
         sizes=sizes,
-        fingerprint=fingerprint(dataset, features, tokenizer, names).reading(
-            pages.dense
-        ),
+        fingerprint=marks,
         matcher=matcher,
     )
+
+
+def with_context(dataset: Dataset, pages: Pages) -> Context | None:
+    """Put the group `context` into the pages, where the log has such columns; how they
+    are read. A column that counts the whole log is left out, and counted."""
+    for name in list(dataset.context):
+        why = counted_later(name, dataset.context[name], dataset.log)
+        if why:
+            dataset.counts[f"refused column {name}: {why}"] = 1
+            del dataset.context[name]
+    if not dataset.context:
+        return None
+    context = Context.of(dataset)
+    pages.dense[CONTEXT] = context.read(dataset)
+    return context
 
 
 def dense_features(
@@ -121,9 +149,13 @@ def with_documents(
 
 
 def config_for(config: Config, dataset: Dataset) -> Config:
-    """The configuration for this kind of data: a feed has settings of its own, where
+    """The configuration for this kind of data. With the group `context`, where the log
+    has such columns and dense features are read. A feed has settings of its own, where
     the reader has left the scale's. A small log samples nothing: a document is to be
     encoded ENCODED times in the pass, at random times, however often it is shown."""
+    if dataset.context and set(DENSE) & set(config.groups):
+        groups = dict.fromkeys((*config.groups, CONTEXT))
+        config = config.replace(groups=tuple(groups))
     if not dataset.is_feed:
         return config
     shown = len(dataset.log.item) / max(len(dataset.items), 1)

@@ -82,7 +82,7 @@ def _first():
 @pytest.fixture(scope="module")
 def small(config) -> Config:
     return with_dense(config).replace(
-        checkpoint_every=4, dense_hidden=3, history_products=True, history_seen=6
+        checkpoint_every=4, dense_knots=3, history_products=True, history_seen=6
     )
 
 

@@ -13,7 +13,13 @@ from lemur_mini.data.loading import Dataset, checksum
 from lemur_mini.data.pictures import read_picture
 
 NAMES = ("users", "items", "queries")
-READ = ("tokenizer", "fields", "image_size", "kind")  # what every vector follows from
+READ = (
+    "tokenizer",
+    "fields",
+    "image_size",
+    "kind",
+    "context_scales",
+)  # what every vector follows from
 TEXT, PICTURE = 0, 1
 
 

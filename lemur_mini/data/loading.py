@@ -17,6 +17,7 @@ from lemur_mini.data.joins import encode, group_of, is_made, item_rows
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
+    feature_columns,
     read_items,
     text_fields,
     unused,
@@ -64,6 +65,8 @@ class Dataset:
     truth: np.ndarray | None = None  # (I,) true probabilities, for the ceiling
     counts: Counter = field(default_factory=Counter)  # what was repaired or missing
     created: np.ndarray | None = None  # (N,) unix seconds by created_at, NaN if empty
+    # column user_* or context_*: (I,) float64, NaN if empty, or texts, None if empty
+    context: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def is_feed(self) -> bool:
@@ -102,6 +105,7 @@ def load(source: str | Path) -> Dataset:
         truth=truth,
         counts=counts,
         created=_created(items),
+        context=_context(table, order, counts),
     )
 
 
@@ -201,6 +205,20 @@ def _dense(values: pa.ChunkedArray, order: np.ndarray) -> tuple[np.ndarray, pa.A
     number = np.empty_like(by_time)
     number[by_time] = np.arange(len(by_time))
     return number[codes], names.take(pa.array(by_time))
+
+
+def _context(table: pa.Table, order: np.ndarray, counts: Counter) -> dict:
+    """The features of user and moment, in time order; what is empty is counted."""
+    found = {}
+    for name in feature_columns(table):
+        text = is_text(table[name].type)
+        values = np.array(table[name].to_pylist(), object if text else np.float64)[
+            order
+        ]
+        found[name] = values
+        missing = [not v for v in values] if text else ~np.isfinite(values)
+        counts[f"empty {name}"] += int(np.sum(missing))
+    return found
 
 
 def _created(items: pa.Table) -> np.ndarray | None:

@@ -33,6 +33,7 @@ class Batch:
     # dense features of impressions (P, S, F), 0 where empty; None: no group uses them
     statistics: Tensor | None = None
     match: Tensor | None = None
+    context: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -113,8 +114,8 @@ class Pages:
         """watches: user, item and time (W,) in time order, where histories hold more
         than this log shows (see `PageStream`). seen: how many documents that the user
         was shown before batches name; shown: as `watches`, of these, ~item where it was
-        not watched. dense: `statistics` and `match` of impressions, (I, F) each, where
-        batches are to hold them."""
+        not watched. dense: groups of numbers of impressions, (I, F) each, such as
+        `statistics`, where batches are to hold them."""
         self.log, self.size, self._watches = log, size, watches
         self.seen, self.dense, self._shown = seen, dense or {}, shown
         order = np.lexsort((np.arange(len(log.qid)), log.qid))  # by QID, then time

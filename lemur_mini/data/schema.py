@@ -6,7 +6,8 @@ items.parquet        item_id; any text columns are text fields; `image` (encoded
 impressions.parquet  user_id, item_id, timestamp (a time, see `lemur_mini.data.times`),
                      label (0 or 1), and either query_id with query (text), or
                      session_id for a feed; probability (the truth, where it is known)
-                     optional
+                     optional; user_* and context_* (numbers, truths or texts) are
+                     features of the user and of the moment, user_* one a user
 
 A file may be a folder of parts (see `lemur_mini.data.tables`). Ids are names: whole
 numbers, negative ones too, or texts; the items and the log write them in one type. A
@@ -19,6 +20,7 @@ then a join went wrong somewhere. Any other column is not used; `unused` says wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +55,7 @@ NOT_TEXT = ("item_id", "image", "created_at")
 LOGGED = ("user_id", "query_id", "session_id", "query", "item_id", "timestamp")
 LOGGED += ("label", "probability")
 IDS = ("user_id", "item_id", "query_id", "session_id")
+FEATURES = ("user_", "context_")  # how columns begin that are features
 MOST_FIELDS = 250  # types of tokens are kept in a byte
 
 
@@ -140,12 +143,46 @@ def read_log(
             table = _put(table, name, role)
     for rule in RULES:
         _check(table, rule, origin)
+    for name in feature_columns(table):
+        table = _put(table, name, _feature(table[name], name, origin))
+        if name.startswith("user_"):
+            check_owner(table, "user_id", name, origin)
     item_rows(table, items, origin, known or Origin(ITEMS))
     if group[0] == "session_id" and "query" in group:
         group, table = ["query_id", "query"], paired(table)
     for column in ("user_id", *group[1:]):
         check_owner(table, group[0], column, origin)
     return table
+
+
+def feature_columns(log: pa.Table) -> list[str]:
+    """The columns user_* and context_* that hold numbers, truths or texts."""
+    return [
+        name
+        for name in log.column_names
+        if name.startswith(FEATURES) and name not in LOGGED
+        if _is_feature(plain(log[name]).type)
+    ]
+
+
+def _is_feature(kind: pa.DataType) -> bool:
+    is_ = pa.types
+    number_ = is_.is_integer(kind) or is_.is_floating(kind) or is_.is_decimal(kind)
+    return number_ or is_.is_boolean(kind) or is_text(kind)
+
+
+def _feature(values, name: str, origin: Origin):
+    """Numbers as float64, truths and texts as texts; in a file without types what is
+    written as numbers is numbers."""
+    values, refuse = plain(values), refusal(origin, name)
+    if pa.types.is_boolean(values.type):
+        return values.cast(pa.large_string())
+    if not is_text(values.type):
+        return number(values, refuse).cast(pa.float64())
+    if origin.untyped:
+        with suppress(DataError):
+            return number(values, refuse, True)
+    return valid_utf8(values, refuse)
 
 
 def _log_column(values, name: str, origin: Origin, unit: str | None):
@@ -214,10 +251,11 @@ def unused(items: pa.Table, log: pa.Table) -> dict[str, str]:
     used = (*NOT_TEXT, *text_fields(items))
     found = {n: text(items[n])[1] for n in items.column_names if n not in used}
     group = [*group_of(log), *(["session_id"] if is_made(log) else [])]
+    features = feature_columns(log)
     other = {"sampled": "marks sampled negatives", "session_id": "query_id is used"}
     other |= {"query": "no column of the schema beside session_id"}
     for name in log.column_names:
-        if name not in (*LOGGED[4:], "user_id", *group):
+        if name not in (*LOGGED[4:], "user_id", *group, *features):
             found[name] = other.get(name, "no column of the schema")
     return found
 

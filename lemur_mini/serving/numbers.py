@@ -30,6 +30,9 @@ class LiveNumbers:
     ):
         """groups: those of the model's configuration; end: the time up to which a log
         was counted; dataset: with that log, or counts: what it counted."""
+        if "context" in groups:
+            problem = "serving has no user_* and context_* yet, which this model reads"
+            raise DataError(f"{problem}; train it on a log without these columns")
         self.groups = tuple(name for name in ("statistics", "match") if name in groups)
         self.end, self.matcher = end, matcher
         self._dataset, self._counts = dataset, counts

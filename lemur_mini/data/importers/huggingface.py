@@ -64,7 +64,7 @@ def from_huggingface(
             raise DataError(f"columns: {name} is missing; say which column holds it")
     found = read(source, split)
     origin = Origin(found.name, dict(columns), found.untyped)
-    log = _renamed(found, {n: columns[n] for n in LOGGED if n in columns})
+    log = renamed(found, {n: columns[n] for n in LOGGED if n in columns})
     log = require(log, origin, log.column_names)
     if "label" not in columns:
         ones = pa.array(np.ones(log.num_rows, np.int8))
@@ -95,7 +95,7 @@ def _catalogue(
 ) -> pa.Table:
     """The items: a table of their own, or the first row of each in the log."""
     fields = {k: v for k, v in columns.items() if k not in LOGGED or k == "item_id"}
-    found = item_columns(_renamed(source, fields), origin, unit)
+    found = item_columns(renamed(source, fields), origin, unit)
     if "image" in found.column_names:
         found = _placed(found, (source.folder or Path()).resolve())
     if not first_rows:
@@ -103,7 +103,7 @@ def _catalogue(
     return found.take(np.unique(codes(found["item_id"]), return_index=True)[1])
 
 
-def _renamed(source: Source, names: Mapping[str, str]) -> pa.Table:
+def renamed(source: Source, names: Mapping[str, str]) -> pa.Table:
     """These columns of the table, under the names of the schema."""
     table = source.table
     for column in names.values():

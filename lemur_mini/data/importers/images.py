@@ -19,6 +19,7 @@ from lemur_mini.data.errors import DataError
 from lemur_mini.files import one_line
 
 MOST_BYTES = 20 * 2**20  # of one image
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")  # ends of files that are pictures
 AGAIN = (408, 429, 500, 502, 503, 504)  # answers that may change
 
 

@@ -14,13 +14,13 @@ from pyarrow import csv
 from lemur_mini.data.errors import DataError, Origin
 from lemur_mini.data.health import Health
 from lemur_mini.data.importers.huggingface import HOUR, label_of, write_log
+from lemur_mini.data.importers.images import PICTURES
 from lemur_mini.files import one_line
 
 RATINGS = {"userId": "int64", "movieId": "int64", "rating": "double"}
 RATINGS |= {"timestamp": "int64"}
 MOVIES = {"movieId": "int64", "title": "string", "genres": "string"}
 PLOTS = {"movieId": "int64", "plot": "string"}
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 NAMES = {"user_id": "userId", "item_id": "movieId", "label": "rating"}
 BETWEEN = "\x1f"  # stands for the `::` of .dat files, which Arrow cannot split at
 YEAR = re.compile(r"\(((?:18|19|20)\d\d)(?:[-–]\d*)?\)\s*$")
