@@ -20,7 +20,8 @@ BUILT = ROOT / "build" / "book"
 PDF = BUILT / "lemur_mini.pdf"
 BROWSERS = ("chromium", "google-chrome", "chromium-browser", "chrome", "msedge")
 # The book begins in a folder of its own.
-FRONT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>lemur_mini</title>
+FRONT = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>lemur_mini</title>
 <meta http-equiv="refresh" content="0; url=notebooks/book/index.html">
 <a href="notebooks/book/index.html">lemur_mini: the book</a></html>
 """
@@ -33,7 +34,9 @@ def main() -> None:
     pdf = parser.parse_args().pdf
     if pdf:
         sphinx("singlehtml", BUILT / "print", "print")
-        print_pdf(BUILT / "print" / "notebooks" / "book" / "index.html")
+        page = BUILT / "print" / "index.html"  # where its links and images start from
+        shutil.move(BUILT / "print" / "notebooks" / "book" / "index.html", page)
+        print_pdf(page)
     sphinx("html", BUILT / "site", *["pdf"] * pdf)
     (BUILT / "site" / "index.html").write_text(FRONT, "utf-8")
     print(f"the book: {BUILT / 'site' / 'index.html'}", *[f"and {PDF}"] * pdf)

@@ -7,10 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
+import extension  # noqa: E402
 import pages  # noqa: E402
 
 project = "lemur_mini"
-author = copyright = "The lemur_mini authors, Apache-2.0"
+author = "the lemur_mini authors, Apache-2.0"
 root_doc = "notebooks/book/index"
 include_patterns = pages.SOURCES
 exclude_patterns = pages.NO_PAGES
@@ -29,23 +30,9 @@ myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # exercises stand a level below what is above them
 
 # The signatures and docstrings of the core, without the libraries that it needs.
-autodoc_mock_imports = [
-    "torch",
-    "torchvision",
-    "transformers",
-    "tokenizers",
-    "datasets",
-]
-autodoc_mock_imports += [
-    "numpy",
-    "scipy",
-    "sklearn",
-    "pyarrow",
-    "PIL",
-    "tqdm",
-    "filelock",
-]
-autodoc_mock_imports += ["matplotlib", "safetensors"]
+MOCKED = "torch torchvision transformers tokenizers safetensors datasets numpy scipy"
+MOCKED += " sklearn pyarrow PIL matplotlib tqdm filelock"
+autodoc_mock_imports = MOCKED.split()
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "undoc-members": True}
 autodoc_typehints = "signature"
@@ -59,11 +46,12 @@ html_static_path = ["static"]
 html_css_files = ["book.css"]
 html_extra_path = []
 html_math_renderer = "mathml"
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = html_show_copyright = False
 html_theme_options = {
     "show_navbar_depth": 1,
     "use_download_button": False,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],
 }
 if repository := os.environ.get("GITHUB_REPOSITORY"):
     server = os.environ.get("GITHUB_SERVER_URL", "https://github.com")
@@ -79,4 +67,4 @@ if tags.has("print"):  # noqa: F821
 if tags.has("pdf"):  # noqa: F821
     html_extra_path = [str(ROOT / "build" / "book" / "lemur_mini.pdf")]
 
-setup = pages.setup
+setup = extension.setup
