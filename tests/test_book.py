@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from book import pages
+from book import links, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "notebooks" / "book"
@@ -242,6 +242,21 @@ def test_what_leads_nowhere_is_told(text, told):
     assert told in found
     good = "[x](questions.md#questions) ![one two three](../figures/main.png)"
     assert list(dead("notebooks/README.md", good)) == []
+
+
+def test_what_is_wrong_with_a_built_site_is_told(tmp_path):
+    good = (
+        '<a href="b.html#x">b</a> <a href="https://a.b/c">c</a> <img alt="d" src="d">'
+    )
+    (tmp_path / "a.html").write_text(good)
+    (tmp_path / "b.html").write_text('<p id="x"><a href="#x">here</a>')
+    (tmp_path / "d").touch()
+    assert list(links.problems(tmp_path)) == []
+    (tmp_path / "b.html").write_text('<a href="c.html"></a><img src="d">')
+    told = "\n".join(links.problems(tmp_path))
+    assert told.count("\n") == 2
+    for part in ("no such anchor", "c.html is not there", "d has no alt text"):
+        assert part in told
 
 
 def test_a_figure_without_words_is_told():

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from links import problems
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILT = ROOT / "build" / "book"
@@ -39,6 +41,8 @@ def main() -> None:
         print_pdf(page)
     sphinx("html", BUILT / "site", *["pdf"] * pdf)
     (BUILT / "site" / "index.html").write_text(FRONT, "utf-8")
+    if wrong := list(problems(BUILT / "site")):
+        raise SystemExit("\n".join(wrong))
     print(f"the book: {BUILT / 'site' / 'index.html'}", *[f"and {PDF}"] * pdf)
 
 

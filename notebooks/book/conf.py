@@ -34,11 +34,12 @@ MOCKED = "torch torchvision transformers tokenizers safetensors datasets numpy s
 MOCKED += " sklearn pyarrow PIL matplotlib tqdm filelock"
 autodoc_mock_imports = MOCKED.split()
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "undoc-members": True}
+autodoc_default_options = {"members": True}
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 default_role = "code"  # `name` in a docstring
 python_maximum_signature_line_length = 80
+viewcode_follow_imported_members = False  # what is mocked has no source
 
 html_theme = "sphinx_book_theme"
 html_title = "lemur_mini"

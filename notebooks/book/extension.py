@@ -7,6 +7,8 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from pages import HERE, claims, core, term_pattern, terms
 from sphinx.addnodes import index
+from sphinx.transforms import SphinxTransform
+from sphinx.util.inspect import signature, stringify_signature
 
 API = HERE / "api"  # written by every build, not kept
 
@@ -16,8 +18,22 @@ def write_core(app, config) -> None:
     API.mkdir(exist_ok=True)
     for place, module in enumerate(core()):
         name = module.removeprefix("lemur_mini.")
-        text = f"# {name}\n\n```{{automodule}} {module}\n```\n"
-        (API / f"{place:02}_{name}.md").write_text(text, "utf-8")
+        text = f"{name}\n{'=' * len(name)}\n\n.. automodule:: {module}\n"
+        if name == "config":  # its comments say what a field is
+            text += f"\n.. literalinclude:: /{module.replace('.', '/')}.py\n"
+            text += "   :pyobject: Config\n"
+        (API / f"{place:02}_{name}.rst").write_text(text, "utf-8")
+
+
+def own_signature(app, what, name, thing, options, arguments, returns):
+    """What a class is made with: of a mocked base one would see *args alone."""
+    if what != "class" or not arguments or "*args" not in arguments:
+        return None
+    made = vars(thing).get("__init__")
+    if made is None:
+        return "", None
+    known = signature(made, bound_method=True)
+    return stringify_signature(known, unqualified_typehints=True), None
 
 
 PDF_LINK = 'The whole book as <a href="../../lemur_mini.pdf">one PDF</a>.'
@@ -42,22 +58,28 @@ def describe(app, tree: nodes.document) -> None:
         image["alt"] = text
 
 
-def index_terms(app, tree: nodes.document) -> None:
+class IndexTerms(SphinxTransform):
     """An entry of the index where a page first speaks of a term of the glossary."""
-    if app.env.docname.startswith(("notebooks/book/glossary", "notebooks/book/api")):
-        return
-    title = next(iter(tree.findall(nodes.title)), nodes.title()).astext()
-    passages = list(tree.findall(nodes.paragraph))
-    for term in terms():
-        pattern = term_pattern(term)
-        for passage in passages:
-            if pattern.search(passage.astext()):
+
+    default_priority = 700  # before Sphinx collects entries
+
+    def apply(self) -> None:
+        """Put a target and an entry before each of these paragraphs."""
+        if self.env.docname.startswith(
+            ("notebooks/book/glossary", "notebooks/book/api")
+        ):
+            return
+        title = next(iter(self.document.findall(nodes.title)), nodes.title()).astext()
+        passages = list(self.document.findall(nodes.paragraph))
+        for term in terms():
+            pattern = term_pattern(term)
+            found = (p for p in passages if pattern.search(p.astext()))
+            if (passage := next(found, None)) is not None:
                 target = f"term-{nodes.make_id(term)}"
                 passage["ids"].append(target)
                 entry = ("single", f"{term}; {title}", target, "", None)
                 place = passage.parent.index(passage)
                 passage.parent.insert(place, index(entries=[entry]))
-                break
 
 
 def inline_formula(self, node: nodes.math) -> None:
@@ -81,5 +103,6 @@ def setup(app) -> None:
     app.connect("config-inited", write_core)
     app.connect("source-read", fill)
     app.connect("doctree-read", describe)
-    app.connect("doctree-read", index_terms)
+    app.connect("autodoc-process-signature", own_signature)
+    app.add_transform(IndexTerms)
     app.add_js_file("claims.js", loading_method="defer")

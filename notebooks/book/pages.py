@@ -17,6 +17,7 @@ SOURCES = [
     "figures/README.md",
     "notebooks/**.md",
     "notebooks/**.ipynb",
+    "notebooks/book/api/*.rst",
 ]
 # Solutions are read in the repository, after one's own.
 NO_PAGES = ["notebooks/solutions/**", "**.ipynb_checkpoints/**"]
