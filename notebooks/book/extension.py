@@ -91,7 +91,7 @@ def inline_formula(self, node: nodes.math) -> None:
 def display_formula(self, node: nodes.math_block) -> None:
     """The same on a line of its own."""
     formula = convert(node.astext(), display="block")
-    self.body.append(f'<div class="math">{formula}</div>')
+    self.body.append(f'<div class="formula">{formula}</div>')
     raise nodes.SkipNode
 
 
