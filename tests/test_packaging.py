@@ -35,9 +35,11 @@ def readme_block(marker: str) -> str:
 
 
 def declared() -> list[str]:
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    extras = project["optional-dependencies"].values()
-    every = [text for some in (project["dependencies"], *extras) for text in some]
+    rules = tomllib.loads(read("pyproject.toml"))
+    extras = rules["project"]["optional-dependencies"].values()
+    lists = (rules["project"]["dependencies"], *extras)
+    lists += tuple(rules["dependency-groups"].values())
+    every = [text for some in lists for text in some]
     return [text for text in every if not text.startswith("lemur-mini[")]
 
 
