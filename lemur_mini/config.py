@@ -162,6 +162,9 @@ FEED_CHANGES = {
     "sqdc_weight": 0.1,
     "id_dropout": 0.1,
 }
+# ... and where people wrote queries and numbers stand beside content: a stronger
+# contrast. Chosen on validation days of two logs (data/results/trials-*_log.json).
+SEARCH_CHANGES = {"sqdc_weight": 0.1}
 ENCODED = 25  # times that a feed's document is encoded in a pass, where it is sampled
 
 CLASSROOM = Config()

@@ -50,7 +50,7 @@ from lemur_mini.interrupts import Stopped
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.pipeline import KeptRun, OneProcess
-from lemur_mini.preparation import for_feed
+from lemur_mini.preparation import for_feed, for_search
 from lemur_mini.remap import fingerprint_of
 from lemur_mini.tracking import Tracker
 from lemur_mini.training import Part, Run, make_model
@@ -231,17 +231,23 @@ def checked(
         if name in config.groups and there is None:
             problem = f"has not kept its {name}, as runs do since streams have them"
             raise CheckpointError(f"{path}: {problem}; train it again")
-    return for_stream(config, False), part, fingerprint_of(facts, tensors)
+    require_one_pass(config)
+    return config, part, fingerprint_of(facts, tensors)
 
 
 def for_stream(config: Config, feed: bool) -> Config:
-    """The configuration for a stream: of a feed with the settings of feeds. Raises
+    """The configuration for a stream, of a feed or of a search log. Raises
     DataError for what a stream has not."""
+    require_one_pass(config)
+    return for_feed(config) if feed else for_search(config)
+
+
+def require_one_pass(config: Config) -> None:
+    """Raise DataError for what a stream has not."""
     if config.two_stage:
         raise DataError(
             "two_stage needs many passes, a stream has one; train with 0 of them"
         )
-    return for_feed(config) if feed else config
 
 
 def make_stream(source, config: Config, numbers: Numbers, past, **more):

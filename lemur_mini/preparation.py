@@ -16,6 +16,7 @@ from lemur_mini.config import (
     FEED_CHANGES,
     OURS,
     SCALES,
+    SEARCH_CHANGES,
     Config,
 )
 from lemur_mini.data.context import Context, counted_later
@@ -150,14 +151,15 @@ def with_documents(
 
 def config_for(config: Config, dataset: Dataset) -> Config:
     """The configuration for this kind of data. With the group `context`, where the log
-    has such columns and dense features are read. A feed has settings of its own, where
-    the reader has left the scale's. A small log samples nothing: a document is to be
-    encoded ENCODED times in the pass, at random times, however often it is shown."""
+    has such columns and dense features are read. A feed has settings of its own, and so
+    has a search log with numbers, where the reader has left the scale's. A small feed
+    samples nothing: a document is to be encoded ENCODED times in the pass, at random
+    times, however often it is shown."""
     if dataset.context and set(DENSE) & set(config.groups):
         groups = dict.fromkeys((*config.groups, CONTEXT))
         config = config.replace(groups=tuple(groups))
     if not dataset.is_feed:
-        return config
+        return for_search(config)
     shown = len(dataset.log.item) / max(len(dataset.items), 1)
     return for_feed(config, round(min(1.0, ENCODED / shown), 2))
 
@@ -165,8 +167,20 @@ def config_for(config: Config, dataset: Dataset) -> Config:
 def for_feed(config: Config, share: float = 1.0) -> Config:
     """The configuration as a feed takes it; share: of the documents of a batch that
     are encoded."""
+    shares = {"forward_share": share, "backward_share": share}
+    return with_usual_changed(config, FEED_CHANGES | shares)
+
+
+def for_search(config: Config) -> Config:
+    """The configuration as a search log takes it: a change where content stands beside
+    numbers."""
+    both = config.has_content and config.dense
+    return with_usual_changed(config, SEARCH_CHANGES) if both else config
+
+
+def with_usual_changed(config: Config, changes: dict) -> Config:
+    """These changes, where the reader has left the scale's own settings."""
     usual = SCALES.get(config.scale, config)
-    changes = FEED_CHANGES | {"forward_share": share, "backward_share": share}
     return config.replace(
         **{k: v for k, v in changes.items() if at_usual(config, usual, k)}
     )
@@ -186,12 +200,8 @@ def with_dense(config: Config) -> Config:
 
 
 def with_ours(config: Config) -> Config:
-    """The paper's form with what we add to it, where the reader has left the scale's
-    own settings."""
-    usual = SCALES.get(config.scale, config)
-    return config.replace(
-        **{k: v for k, v in OURS.items() if at_usual(config, usual, k)}
-    )
+    """The paper's form with what we add to it."""
+    return with_usual_changed(config, OURS)
 
 
 def at_usual(config: Config, usual: Config, name: str) -> bool:

@@ -11,7 +11,13 @@ import torch
 from safetensors.numpy import load_file
 
 from lemur_mini import pipeline
-from lemur_mini.config import BASELINE_CHANGES, LEMUR, Config
+from lemur_mini.config import (
+    BASELINE_CHANGES,
+    CLASSROOM,
+    LEMUR,
+    SEARCH_CHANGES,
+    Config,
+)
 from lemur_mini.data.counts import Counts
 from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.loading import without_queries
@@ -19,6 +25,7 @@ from lemur_mini.data.pages import PAD
 from lemur_mini.data.schema import DataError
 from lemur_mini.dense import EDGE, FARTHEST, Dense
 from lemur_mini.preparation import config_for, dense_features, variant, with_dense
+from lemur_mini.reproduce.variants import config_of
 from lemur_mini.serving.export import COUNTED, COUNTS, export_engine
 from lemur_mini.serving.ranker import Ranker
 from lemur_mini.training import make_model
@@ -210,3 +217,16 @@ def test_in_a_feed_the_history_stands_in_the_querys_place(whole, config):
     dense, matcher = dense_features(feed, config.groups, whole.pages, images)
     assert isinstance(matcher, Likeness)
     assert dense["match"].shape == (len(feed.log.item), len(matcher.names))
+
+
+def test_a_search_log_with_numbers_has_a_stronger_contrast(whole):
+    """Only there, and only where the reader has left the usual weight."""
+    both = with_dense(CLASSROOM)
+    assert config_for(both, whole.dataset) == both.replace(**SEARCH_CHANGES)
+    own = both.replace(sqdc_weight=0.3)
+    assert config_for(own, whole.dataset) == own
+    for plain in (CLASSROOM, variant(both, BASELINE_CHANGES)):
+        assert config_for(plain, whole.dataset) == plain
+    assert config_of("lemur_numbers", "classroom", whole.dataset).sqdc_weight == 0.1
+    assert config_of("lemur", "classroom", whole.dataset) == CLASSROOM
+    assert config_of("no_sqdc", "classroom", whole.dataset).sqdc_weight == 0

@@ -72,6 +72,7 @@ def groups_of(variant: str) -> tuple[str, ...]:
 def config_of(variant: str, scale: str, dataset: Dataset) -> Config:
     """The configuration of a variant. T and lambda move together: lambda * T, the size
     of the contrast's gradient, stays what it is at the scale's own T."""
-    config = pipeline.config_for(SCALES[scale], dataset).replace(**VARIANTS[variant])
+    config = SCALES[scale].replace(groups=groups_of(variant))
+    config = pipeline.config_for(config, dataset).replace(**VARIANTS[variant])
     usual = SCALES[scale].temperature
     return config.replace(sqdc_weight=config.sqdc_weight * usual / config.temperature)
