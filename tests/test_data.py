@@ -275,6 +275,7 @@ def test_what_models_get_has_no_field_for_the_truth():
     known = {"user", "qid", "query", "item", "timestamp", "label", "period"}
     known |= {"history", "unique_items", "item_index", "queries", "query_index"}
     known |= {"seen", "taken", "statistics", "match"}  # made of the log's own columns
+    known |= {"context"}  # columns of users and of the moment, as they are given
     known |= {"tokens", "types", "positions", "length", "images", "has_image"}
     assert names == known | {"query_tokens", "query_length"}
 

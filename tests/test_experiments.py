@@ -187,8 +187,8 @@ def test_a_killed_run_leaves_nothing_and_comes_out_the_same(
 
         real = training.train
 
-        def killed(run, pages, index, *rest):
-            real(run, pages, index[: len(index) // 2], *rest)
+        def killed(run, pages, index, *rest, **more):
+            real(run, pages, index[: len(index) // 2], *rest, **more)
             raise KeyboardInterrupt
 
         patch.setattr(training, "train", killed)

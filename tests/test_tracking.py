@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import time
 from types import ModuleType
 
 import numpy as np
@@ -84,6 +85,7 @@ def test_tensorboard_reads_it(tmp_path):
         board = tracking.TensorBoard(tmp_path)
         for step in range(begin, 60, 20):
             board({"step": step, "ctr": value})
+        time.sleep(1.1)  # files are read in the order of the seconds in their names
     events = EventAccumulator(str(tmp_path)).Reload()
     found = [(e.step, e.value) for e in events.Scalars("ctr")]
     assert found == [(0, 0.5), (20, 0.25), (40, 0.25)]
