@@ -19,7 +19,7 @@ from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.fingerprint import Fingerprint, Mismatch
 from lemur_mini.data.past import Past
-from lemur_mini.files import FileError, as_json, one_line, write_atomically
+from lemur_mini.files import FileError, as_json, one_line, under, write_atomically
 from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.remap import fingerprint_tensors, for_data
@@ -100,7 +100,7 @@ def part_of(facts: dict, tensors: dict[str, torch.Tensor]) -> Part | None:
     if not facts.get("part"):
         return None
     said = facts["part"]
-    arrays = {k: v.numpy() for k, v in _part(tensors, "past").items()}
+    arrays = {k: v.numpy() for k, v in under("past.", tensors).items()}
     return Part(Past.of(said["past"], arrays), said["began"], said["sum"], said["done"])
 
 
@@ -163,8 +163,8 @@ def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]
     """The facts and the tensors of a checkpoint: as written, finite, and with the
     `whole` of a sharded bank."""
     with _explained(path):
-        facts = _header(path)
         with safe_open(path, "pt") as file:
+            facts = _header(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check(facts, tensors)
         if whole and "bank" in facts:
@@ -176,13 +176,12 @@ def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]
 
 def read_facts(path: Path) -> dict:
     """What a checkpoint says beside its tensors, which are not read."""
-    with _explained(path):
-        return _header(path)
+    with _explained(path), safe_open(path, "pt") as file:
+        return _header(file)
 
 
-def _header(path: Path) -> dict:
-    with safe_open(path, "pt") as file:
-        facts = json.loads((file.metadata() or {})["lemur_mini"])
+def _header(file) -> dict:
+    facts = json.loads((file.metadata() or {})["lemur_mini"])
     if not isinstance(facts, dict) or not facts.keys() >= FACTS:
         raise ValueError("its header lacks what training writes")
     return facts
@@ -249,7 +248,7 @@ def build(
         if data is not None:
             sizes, tensors = for_data(facts, tensors, data)
         model = Lemur(config, sizes).to(device)
-        model.load_state_dict(_part(tensors, "model"))
+        model.load_state_dict(under("model.", tensors))
     except Mismatch as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
@@ -278,12 +277,12 @@ def restore(run: Run, path: Path, facts: dict, tensors: dict, data: Fingerprint)
         raise CheckpointError(
             f"{path}: written with {changes}; use the same settings or another --out"
         )
-    if facts["step"] and not _part(tensors, "exp_avg"):
+    if facts["step"] and not under("exp_avg.", tensors):
         raise CheckpointError(
             f"{path}: exported without its optimiser, to serve; "
             "resume from a checkpoint of training"
         )
-    run.model.load_state_dict(_part(tensors, "model"))
+    run.model.load_state_dict(under("model.", tensors))
     for name, parameter in run.model.named_parameters():
         state = {m: tensors[f"{m}.{name}"] for m in MOMENTS if f"{m}.{name}" in tensors}
         if state:
@@ -301,8 +300,3 @@ def config_of(facts: dict) -> Config:
 
     stored = Config.known(facts["config"])
     return Config(**{k: tuples(v) for k, v in stored.items()})
-
-
-def _part(tensors: dict, prefix: str) -> dict:
-    start = prefix + "."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

@@ -27,10 +27,11 @@ MODULES = {
     "reproduce": "lemur_mini.reproduce.__main__",
 }
 
-Kind = Literal[
-    *("movielens", "amazon", "qilin", "kuaisearch", "microlens", "pixelrec"),
-    *("ninerec", "git", "table"),
-]
+IMPORTERS = {kind: f"from_{kind}" for kind in ("movielens", "qilin", "kuaisearch")}
+IMPORTERS |= {"git": "from_git_history"}
+DRAWING = {kind: f"from_{kind}" for kind in ("microlens", "pixelrec", "ninerec")}
+DRAWING |= {"amazon": "from_amazon_reviews", "table": "from_huggingface"}
+Kind = Literal[(*IMPORTERS, *DRAWING)]  # the latter draw negatives
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,14 @@ def _convert(arguments: list[str]) -> None:
     from lemur_mini import data
 
     asked = parse(Conversion, arguments, prog="lemur-mini convert")
-    pair, more = (asked.source, asked.out), {"negatives": asked.negatives}
-    if asked.kind == "movielens":
-        print(data.from_movielens(*pair))
-    elif asked.kind == "git":
-        print(data.from_git_history(*pair))
-    elif asked.kind == "qilin":
-        print(data.from_qilin(*pair))
-    elif asked.kind == "kuaisearch":
-        print(data.from_kuaisearch(*pair))
-    elif asked.kind == "microlens":
-        print(data.from_microlens(*pair, **more))
-    elif asked.kind == "pixelrec":
-        print(data.from_pixelrec(*pair, **more))
-    elif asked.kind == "ninerec":
-        print(data.from_ninerec(*pair, **more))
-    elif asked.kind == "amazon":
-        print(data.from_amazon_reviews(*pair, asked.category, **more))
-    else:
-        print(data.from_huggingface(*pair, _columns(asked.columns), **more))
+    given, more = [asked.source, asked.out], {}
+    if asked.kind == "amazon":
+        given.append(asked.category)
+    if asked.kind == "table":
+        given.append(_columns(asked.columns))
+    if asked.kind in DRAWING:
+        more["negatives"] = asked.negatives
+    print(getattr(data, (IMPORTERS | DRAWING)[asked.kind])(*given, **more))
 
 
 def _columns(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from lemur_mini import checkpoints, training
@@ -104,12 +105,13 @@ def begin(
     config = for_stream(config, feed)
     past = Past.empty(*kept(config))
     past.sources = list(map(str, folder_of(source)))
-    numbers, shown = Numbers(catalogue, config.image_size), first_shown(log, catalogue)
+    numbers, first = Numbers(catalogue, config.image_size), first_rows(log)
+    shown = documents_of(first, catalogue)
     numbers.begin(past, config.groups, shown, feed)
     pages = make_stream(source, config, numbers, past, **stream)
     if feed:
         pages.queries.take([""])
-    tokenizer = first_tokenizer(source, log, numbers, config)
+    tokenizer = first_tokenizer(source, first, shown, numbers, config)
     store = Store(catalogue, pages.queries.names, config, tokenizer, device, slots)
     fields = len(catalogue.fields)
     sizes = Sizes(0, 0, 0, vocabulary=len(tokenizer), fields=fields, feed=feed)
@@ -274,28 +276,30 @@ def is_feed(log) -> bool:
     return len(group_of(next(rows_of(log, 1, LOGGED)))) == 1
 
 
-def first_tokenizer(source, log, numbers: Numbers, config: Config):
+def first_tokenizer(source, first, shown, numbers: Numbers, config: Config):
     """Beside the data, or of what the first impressions show."""
     for folder in folder_of(source):
         if (folder / TOKENIZER).is_file():
             return saved_tokenizer(folder / TOKENIZER)
     if config.pretrained:
         return make_tokenizer(None, config)
-    return train_tokenizer(first_texts(log, numbers), config)
+    return train_tokenizer(first_texts(first, shown, numbers), config)
 
 
-def first_shown(log, catalogue: Catalogue) -> np.ndarray:
-    """Rows of the documents that the first impressions show."""
-    table = next(rows_of(log, FIRST, LOGGED))
+def first_rows(log) -> pa.Table:
+    """The first impressions."""
+    return next(rows_of(log, FIRST, LOGGED))
+
+
+def documents_of(table: pa.Table, catalogue: Catalogue) -> np.ndarray:
+    """Rows of the documents that these impressions show."""
     row = {name: number for number, name in enumerate(catalogue.ids)}
     shown = {row[i] for i in table["item_id"].unique().to_pylist() if i in row}
     return np.array(sorted(shown), np.int64)
 
 
-def first_texts(log, numbers: Numbers) -> Iterator[str]:
-    """Texts of the documents and queries that the first impressions show."""
-    table = next(rows_of(log, FIRST, LOGGED))
-    shown = first_shown(log, numbers.catalogue)
+def first_texts(table, shown: np.ndarray, numbers: Numbers) -> Iterator[str]:
+    """Texts of the documents and queries that these impressions show."""
     for part in np.array_split(shown, 1 + len(shown) // 1024):
         yield from joined(numbers.texts(part))
     if "query" in table.column_names:

@@ -86,6 +86,11 @@ def write_json(path: Path, value, indent: int | None = 1) -> None:
     write_text_atomically(path, as_json(value, indent) + "\n")
 
 
+def under(start: str, values: dict) -> dict:
+    """Of named parts of a file those whose name begins so, named by the rest."""
+    return {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
+
+
 def require_folder(folder: Path) -> None:
     """Make a folder that results will be written to, and write to it now: found before
     hours of training, not after them. Raises FileError."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lemur_mini import losses
 from lemur_mini.baselines import Din, DlrmMlp
-from lemur_mini.config import CONTEXT, DENSE, Config
+from lemur_mini.config import CONTEXT, Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
 from lemur_mini.dense import Context, Dense
@@ -121,7 +121,7 @@ def group_widths(config: Config) -> dict[str, int]:
     widths |= {"din": 2 * e, "content": 3 * d, "long": d, "short": d}
     if config.history_products:
         widths["long"] += len(pools(config)) * (d + 1)
-    own = [name for name in groups if name not in (*DENSE, CONTEXT)]
+    own = [name for name in groups if name not in config.dense]
     return {name: (widths | {"similarity": values})[name] for name in own}
 
 
@@ -331,10 +331,9 @@ class Lemur(nn.Module):
         """What the encoder says of rows (B,) in order of length: (B, D)."""
         lengths = features.length[rows].tolist()  # the host waits once, not per chunk
         ends = chunk_ends(lengths, self.config.encode_tokens)
-        sizes = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
         parts = [
             self.document_encoder(features, part, lengths[end - 1])
-            for part, end in zip(rows.split(sizes), ends, strict=True)
+            for part, end in zip(rows.tensor_split(ends[:-1]), ends, strict=True)
         ]
         return torch.cat(parts)
 

@@ -181,9 +181,8 @@ def for_search(config: Config) -> Config:
 def with_usual_changed(config: Config, changes: dict) -> Config:
     """These changes, where the reader has left the scale's own settings."""
     usual = SCALES.get(config.scale, config)
-    return config.replace(
-        **{k: v for k, v in changes.items() if at_usual(config, usual, k)}
-    )
+    left = {k: v for k, v in changes.items() if getattr(config, k) == getattr(usual, k)}
+    return config.replace(**left)
 
 
 def variant(config: Config, changes: dict) -> Config:
@@ -202,11 +201,6 @@ def with_dense(config: Config) -> Config:
 def with_ours(config: Config) -> Config:
     """The paper's form with what we add to it."""
     return with_usual_changed(config, OURS)
-
-
-def at_usual(config: Config, usual: Config, name: str) -> bool:
-    """Whether a field has its usual value."""
-    return getattr(config, name) == getattr(usual, name)
 
 
 def require_period(

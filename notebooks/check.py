@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import make
 from nbformat import NotebookNode
 
+VERDICT = re.compile(r"^Exercise \S+: (.*)$", re.MULTILINE)
 CHECKED = "nbval-check-output"  # the tag that nbval knows, too
 STARTS = {"todo": "not solved yet", "wrong": "not yet", "right": "right"}
 
@@ -63,4 +64,4 @@ def head(cell: NotebookNode) -> str:
 def verdicts(notebook: NotebookNode) -> list[str]:
     """What its check cells say, one for each exercise."""
     printed = "".join(said(c) for c in notebook.cells if c.cell_type == "code")
-    return re.findall(r"^Exercise \S+: (.*)$", printed, flags=re.MULTILINE)
+    return VERDICT.findall(printed)

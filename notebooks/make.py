@@ -201,18 +201,26 @@ def keep_cost(name: str, seconds: float, gigabytes: float) -> None:
     print(f"{name}: {costs[name]}", flush=True)
 
 
+def reading(text: str = "", code: str = "") -> float:
+    """Minutes that a text and some code take to read."""
+    return len(text.split()) / WORDS + len(code.splitlines()) / LINES
+
+
+def solving(code: str) -> float:
+    """Minutes that the exercises in a solution's code take."""
+    solved = [len(m["right"].splitlines()) for m in EXERCISE.finditer(code)]
+    return sum(TASK + LINE * lines for lines in solved)
+
+
 def minutes(solution: NotebookNode, seconds: float) -> str:
     """The line of the first cell that says how long a notebook takes: by its words, its
     lines of code, the lines of its exercises' solutions, and what was measured."""
     cells = student(solution).cells
     text = [c.source for c in cells if c.cell_type == "markdown"]
     code = [c.source for c in cells if c.cell_type == "code"]
-    reading = len(" ".join(text).split()) / WORDS
-    reading += len("\n".join(code).splitlines()) / LINES
     whole = "\n".join(c.source for c in solution.cells if c.cell_type == "code")
-    solved = [len(m["right"].splitlines()) for m in EXERCISE.finditer(whole)]
-    exercises = sum(TASK + LINE * lines for lines in solved)
-    rounded = (5 * max(1, round(part / 5)) for part in (reading, exercises))
+    both = reading(" ".join(text), "\n".join(code)), solving(whole)
+    rounded = (5 * max(1, round(part / 5)) for part in both)
     return (
         "**Minutes** reading about {}, exercises about {}, running about {} on two "
         "CPU cores."

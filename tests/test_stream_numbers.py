@@ -116,7 +116,7 @@ def stream(data: Path, small: Config, feed: bool, **more) -> PageStream:
     catalogue = Catalogue()
     catalogue.add([data / ITEMS], data)
     numbers, past = Numbers(catalogue, small.image_size), Past.empty(LENGTH, 6)
-    shown = continuing.first_shown([data / LOG], catalogue)
+    shown = continuing.documents_of(continuing.first_rows([data / LOG]), catalogue)
     numbers.begin(past, small.groups, shown, feed)
     return continuing.make_stream(data, small, numbers, past, longest=HOUR, **more)
 

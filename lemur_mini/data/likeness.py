@@ -12,6 +12,7 @@ from scipy import sparse
 from lemur_mini.data.loading import Dataset
 from lemur_mini.data.match import joined, known, split
 from lemur_mini.data.pages import PAD, Pages
+from lemur_mini.files import under
 
 TEXT_WIDTH, IMAGE_WIDTH = 64, 16  # of compressed texts and pictures
 PIXELS = 8  # pictures are compressed from so many, squared
@@ -202,14 +203,10 @@ class Likeness:
     @classmethod
     def of_arrays(cls, names: list[str], arrays: dict[str, np.ndarray]) -> Likeness:
         """What `arrays` gave. names: of the catalogue's fields, as `Match` needs."""
-
-        def under(folder: str) -> dict[str, np.ndarray]:
-            some = {k: v for k, v in arrays.items() if k.startswith(folder)}
-            return {k.removeprefix(folder): v for k, v in some.items()}
-
         words = arrays["words"].tobytes().decode().split()
         texts = Texts(words, arrays["weight"], arrays["along"])
-        return cls(texts, Pictures(**under("picture/")), under("vectors/"))
+        pictures = Pictures(**under("picture/", arrays))
+        return cls(texts, pictures, under("vectors/", arrays))
 
     def _rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         """(P, S, D) float64 of rows (P, S), 0 of PAD."""

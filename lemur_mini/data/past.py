@@ -13,6 +13,7 @@ from lemur_mini.data.loading import Log
 from lemur_mini.data.match import ALL, Match
 from lemur_mini.data.pages import PAD
 from lemur_mini.data.statistics import Statistics
+from lemur_mini.files import under
 
 EVENTS = ("user", "item", "time")
 LONGEST = 86_400  # seconds that a session may last
@@ -151,10 +152,10 @@ class Past:
             trail.late = tuple(arrays[f"{name}.{event}"] for event in EVENTS)
         if "tail.user" in arrays:
             trails["tail"] = Log(*(arrays[f"tail.{f.name}"] for f in _LOG))
-        if some := _under("statistics.", arrays):
+        if some := under("statistics.", arrays):
             trails["statistics"] = Statistics.of_arrays(some)
         facts, fields = dict(facts), facts.get("matched", [])
-        if some := _under("match.", arrays):
+        if some := under("match.", arrays):
             kind = Match if fields else Likeness
             names = [name for name in fields if name != ALL]
             trails["matcher"] = kind.of_arrays(names, some)
@@ -164,11 +165,6 @@ class Past:
 
 
 _LOG = fields(Log)
-
-
-def _under(start: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    mine = {name: values for name, values in arrays.items() if name.startswith(start)}
-    return {name.removeprefix(start): values for name, values in mine.items()}
 
 
 def kept(config: Config) -> tuple[int, int]:

@@ -9,6 +9,8 @@ trains what has no result yet and draws figures/growth.png from all that is stor
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -37,7 +39,7 @@ CHANGES = {
     "no session mask": ("no_session_mask", "lemur"),
     "RankMixer for DLRM": ("rankmixer", "dlrm"),
 }
-VARIANTS = (IDS, *LEARNT, "cic", "no_session_mask", "rankmixer", "dlrm")
+VARIANTS = list(dict.fromkeys([IDS, *LEARNT, *chain(*CHANGES.values())]))
 Spread = tuple[float, float | None]  # mean, half width of its interval
 
 
@@ -96,13 +98,12 @@ def figure(found: list[dict]) -> Figure:
         shades = list(plots.COLOURS.values())
         for panel, key, names in (
             (left, "learnt", LEARNT),
-            (right, "changed", dict.fromkeys(CHANGES)),
+            (right, "changed", {name: name for name in CHANGES}),
         ):
             for shade, name in zip(shades, names, strict=False):
                 points = [(r["times"], r[key][name]) for r in found if name in r[key]]
                 if points:
-                    label = names[name] or name
-                    _line(panel, points, shade, label)
+                    _line(panel, points, shade, names[name])
             panel.set_xscale("log", base=2)
             panel.set_xticks(TIMES, [f"{t} x" for t in TIMES])
             panel.set_xlabel("log, times the shipped one")

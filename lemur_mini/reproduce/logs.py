@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lemur_mini.evaluation import gap_closed, mean_and_interval
-from lemur_mini.reproduce.stored import spread, stored_runs
+from lemur_mini.reproduce.stored import spread, spread_of_shares, stored_runs
 from lemur_mini.simulate import learnable
 
 Runs = dict[tuple[str, int], dict]
@@ -116,10 +116,8 @@ def learnt(runs: Runs) -> list[str]:
         return []
     base = np.mean([test["qauc"] for test in ids.values()])
     shares = [gap_closed(base, test["qauc"], best["qauc"]) for test in mine.values()]
-    mean, half = mean_and_interval(shares)
-    more = f"{mean:.0%}" + ("" if half is None else f" ± {100 * half:.0f}")
-    cells = f"{best['auc']:.3f} | {best['qauc']:.3f}"
-    return [f"| what can be learnt; of it, in QAUC, LEMUR: {more} | {cells} | | |"]
+    title = f"what can be learnt; of it, in QAUC, LEMUR: {spread_of_shares(shares)}"
+    return [f"| {title} | {best['auc']:.3f} | {best['qauc']:.3f} | | |"]
 
 
 def short() -> str:

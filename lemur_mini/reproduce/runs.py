@@ -65,10 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.action == "table":
         return write_claims(options)
-    if options.action == "log" and not options.variants:
-        options.variants = list(logs.ROWS)
-    if options.action == "grown" and not options.variants:
-        options.variants = list(growth.VARIANTS)
+    usual = {"log": list(logs.ROWS), "grown": growth.VARIANTS}
+    options.variants = options.variants or usual.get(options.action)
     run(options)
     if options.action == "log":
         folder = result_folder(options)

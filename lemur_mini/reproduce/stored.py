@@ -22,6 +22,12 @@ def spread(values: list[float], digits: int = 4) -> str:
     return f"{mean:.{digits}f}{more}"
 
 
+def spread_of_shares(values: list[float]) -> str:
+    """Mean share in per cent, with the half width of its interval over seeds."""
+    mean, half = mean_and_interval(values)
+    return f"{mean:.0%}" if half is None else f"{mean:.0%} ± {100 * half:.0f}"
+
+
 def claim_rows(name: str = "platform", scale: str = "classroom") -> list[dict]:
     """What the stored runs say of every claim."""
     return claims.measure_all(stored_runs(name, scale))

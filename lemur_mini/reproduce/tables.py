@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from lemur_mini import plots
-from lemur_mini.evaluation import gap_closed, mean_and_interval
+from lemur_mini.evaluation import gap_closed
 from lemur_mini.files import DATA, RESULTS, ROOT
 from lemur_mini.reproduce import claims, logs
 from lemur_mini.reproduce.stored import (
@@ -21,6 +21,7 @@ from lemur_mini.reproduce.stored import (
     claim_rows,
     reports,
     spread,
+    spread_of_shares,
     stored_runs,
 )
 from lemur_mini.simulate import learnable
@@ -114,12 +115,6 @@ def short_results() -> str:
     seconds = single["models"]["lemur"]["train_seconds"]
     note = f"One pass over the log; with what we add it trains in {seconds:.0f} s "
     return "\n".join([*lines, "", note + f"({single['device']})."])
-
-
-def spread_of_shares(values: list[float]) -> str:
-    """Mean share in per cent, with the half width of its interval over seeds."""
-    mean, half = mean_and_interval(values)
-    return f"{mean:.0%}" if half is None else f"{mean:.0%} ± {100 * half:.0f}"
 
 
 def glance() -> str:

@@ -172,9 +172,7 @@ def _numbers_of(facts: dict, tensors: dict, end: float) -> LiveNumbers:
     groups, counts, matcher = tuple(facts["config"]["groups"]), None, None
 
     def arrays(kind: str) -> dict[str, np.ndarray]:
-        start = f"serve.{kind}."
-        some = {k: v.numpy() for k, v in tensors.items() if k.startswith(start)}
-        return {k.removeprefix(start): v for k, v in some.items()}
+        return {k: v.numpy() for k, v in files.under(f"serve.{kind}.", tensors).items()}
 
     if "statistics" in groups:
         counts = Counts.of_arrays(arrays("counts"))

@@ -29,10 +29,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import make  # noqa: E402  (the course's notebooks, beside this folder)
+from check import VERDICT  # noqa: E402
 from nbformat import NotebookNode  # noqa: E402
 
 CHECK = re.compile(r"course\.exercise\(\s*[\"'](\d+\.\d+)[\"']")
-VERDICT = re.compile(r"^Exercise \S+: (.*)$", re.MULTILINE)
 GRADES = ("right", "not yet", "not solved yet", "broken")
 FIELDS = ("student", "notebook", "exercise", "grade", "said")
 BROKEN = "broken: "

@@ -41,16 +41,14 @@ def sections(name: str) -> Iterator[tuple[str, float, float]]:
     title, read, solve = "Beginning", 0.0, 0.0
     for cell in make.read(HERE.parent / "solutions" / f"{name}.ipynb").cells:
         if cell.cell_type == "code":
-            shown = make.filled(cell.source, "todo")
-            read += len(shown.splitlines()) / make.LINES
-            for match in make.EXERCISE.finditer(cell.source):
-                solve += make.TASK + make.LINE * len(match["right"].splitlines())
+            read += make.reading(code=make.filled(cell.source, "todo"))
+            solve += make.solving(cell.source)
             continue
         before, *rest = SECTION.split(cell.source)
-        read += len(before.split()) / make.WORDS
+        read += make.reading(before)
         for head, text in zip(rest[::2], rest[1::2], strict=True):
             yield title, read, solve
-            title, read, solve = head, len(text.split()) / make.WORDS, 0.0
+            title, read, solve = head, make.reading(text), 0.0
     yield title, read, solve
 
 
@@ -96,7 +94,7 @@ def answers() -> str:
             asked |= {m[1]: m[3].strip() for m in TASK.finditer(cell.source)}
             if match := make.EXERCISE.search(cell.source):
                 title = list(asked)[-1]
-                wrong = re.sub(r"^([ ]*)# ?", r"\1", match["wrong"], flags=re.M)
+                wrong = make.filled(match[0], "wrong")
                 lines += [f"### {title}", "", asked[title], "", "```python"]
                 lines += [match["right"].rstrip(), "```", "", "The common mistake:", ""]
                 lines += ["```python", wrong.rstrip(), "```", ""]

@@ -18,12 +18,11 @@ from lemur_mini.data.importers.huggingface import HOUR, write_log
 from lemur_mini.data.importers.published import (
     catalogue,
     chosen,
-    covers,
     left_out,
     opened,
     require_negatives,
     timed,
-    with_images,
+    with_covers,
 )
 from lemur_mini.data.loading import TEST_SHARE
 from lemur_mini.data.texts import decoded, read_bytes
@@ -112,13 +111,13 @@ def _written(folder, out, items, log, negatives, seed, facts=None) -> Health:
     require_negatives(negatives, folder.resolve().name)
     (items, known), (log, origin) = items, log
     items, log, found = catalogue(items, known, log, origin)
-    paths, missing = covers(folder, items["item_id"].to_pylist())
+    items, missing = with_covers(items, folder)
     label = pa.array(np.ones(log.num_rows, np.int8))
     log = timed(log.append_column("label", label), origin)
     return write_log(
         Path(out),
         folder.resolve().name,
-        (with_images(items, paths), known),
+        (items, known),
         (log, origin),
         HOUR,
         {"label": "every row"} | (facts or {}) | found | missing,
@@ -169,7 +168,7 @@ def _mmctr(folder: Path, out: Path) -> Health:
     facts |= {"valid_start": int(valid), "test_start": int(starts[-2])}
     log = log.append_column("timestamp", pa.array(np.arange(log.num_rows)))
     items, log, found = catalogue(items, known, log, origin)
-    paths, missing = covers(folder, items["item_id"].to_pylist())
-    items, name = with_images(items, paths), folder.resolve().name
+    items, missing = with_covers(items, folder)
+    name = folder.resolve().name
     facts |= found | missing  # a session: rows of one user, directly one after another
     return write_log(out, name, (items, known), (log, origin), 1, facts)

@@ -4,7 +4,7 @@ None of these logs may be shipped: each importer says where its owner gives it o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -74,22 +74,25 @@ def catalogue(
     return found, log.set_column(index, "item_id", theirs), facts
 
 
-def covers(folder: Path, names: Sequence) -> tuple[list[str | None], dict[str, int]]:
-    """The path of the picture {name}.jpg (or .png, ...) of every name, None where there
-    is none, and how many lack. The folder's name is, or ends in, one of COVERS."""
+def with_covers(items: pa.Table, folder: Path) -> tuple[pa.Table, dict[str, int]]:
+    """The items with the path of the picture {item_id}.jpg (or .png, ...) of each, None
+    where there is none, and how many lack. The folder's name is, or ends in, one of
+    COVERS."""
     found: dict[str, str] = {}
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         if place.name.lower().split("_")[-1] in COVERS:
             for path in sorted(place.rglob("*")):
                 if path.suffix.lower() in PICTURES:
                     found.setdefault(path.stem, str(path.resolve()))
-    paths = [found.get(str(name)) for name in names]
-    return paths, {"missing_covers": sum(path is None for path in paths)}
+    return with_images(items, [found.get(str(x)) for x in items["item_id"].to_pylist()])
 
 
-def with_images(items: pa.Table, paths: list[str | None]) -> pa.Table:
-    """The items with paths of their pictures."""
-    return items.append_column("image", pa.array(paths, pa.large_string()))
+def with_images(
+    items: pa.Table, paths: list[str | None]
+) -> tuple[pa.Table, dict[str, int]]:
+    """The items with paths of their pictures, and how many lack."""
+    missing = {"missing_covers": sum(path is None for path in paths)}
+    return items.append_column("image", pa.array(paths, pa.large_string())), missing
 
 
 def timed(log: pa.Table, origin: Origin) -> pa.Table:

@@ -89,8 +89,9 @@ def from_qilin(
     items, known = chosen(notes, names)
     items, log, found = catalogue(items, known, log, origin)
     if "image" in items.column_names:
-        paths, missing = _first_pictures(items["image"].to_pylist(), folder)
-        items, found = with_images(items.drop_columns("image"), paths), found | missing
+        paths = _first_pictures(items["image"].to_pylist(), folder)
+        items, missing = with_images(items.drop_columns("image"), paths)
+        found |= missing
     log = timed(_with_users(log, folder), origin)
     if part == "search":
         facts["query_change_rate"] = change_rate(log)
@@ -154,15 +155,14 @@ def _labelled(
 
 def _first_pictures(
     paths: list[Iterable[str] | str | None], folder: Path
-) -> tuple[list[str | None], dict[str, int]]:
-    """The cover of each note, the first of its pictures, where it lies in the folder;
-    and how many lack."""
+) -> list[str | None]:
+    """The cover of each note: the first of its pictures, if it lies in the folder."""
     found = []
     for path in paths:
         first = path if isinstance(path, str) else next(iter(path or ()), None)
         place = first and (folder / first).resolve()
         found.append(str(place) if place and place.is_file() else None)
-    return found, {"missing_covers": sum(path is None for path in found)}
+    return found
 
 
 def _with_users(log: pa.Table, folder: Path) -> pa.Table:
