@@ -77,10 +77,10 @@ class Longer(nn.Module):
         position = self.position[: rows.shape[1]].unflatten(0, (-1, k))
         place = torch.einsum("lke,kde->lkd", position, weight).flatten(0, 1)  # (L, D)
         slot = torch.arange(rows.shape[1], device=rows.device) % k * documents
-        found = F.embedding(rows + slot, each.flatten(0, 1)) + place
+        found = F.embedding(rows + slot, each.flatten(0, 1))
         if k == 1:  # padding gets some token, which nobody may look at
-            return found + self.merged.bias
-        found = (found * mask[..., None]).unflatten(1, (-1, k)).sum(dim=2)
+            return found + (place + self.merged.bias)
+        found = ((found + place) * mask[..., None]).unflatten(1, (-1, k)).sum(dim=2)
         return found + self.merged.bias
 
     def forward(
