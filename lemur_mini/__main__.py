@@ -24,7 +24,7 @@ from lemur_mini.files import (
     write_text_atomically,
 )
 from lemur_mini.interrupts import Stopped, keeping
-from lemur_mini.parallel.process import process_of
+from lemur_mini.parallel.process import process_of, scaled
 from lemur_mini.parallel.ranks import ALONE, Ranks, join
 from lemur_mini.preparation import variant, with_dense, with_ours
 from lemur_mini.simulate import learnable
@@ -57,6 +57,9 @@ class Options:
     on the shipped platform, whose pages were really shown."""
     bank: Literal["replicated", "sharded"] = "replicated"
     """Under torchrun: the memory bank whole on every rank, or cut by rows."""
+    scale_batch: bool = False
+    """Under torchrun: as many pages for each rank as one alone would take, so that the
+    batch grows with ranks, and the learning rate with their square root."""
     numbers: Literal["auto", "on", "off"] = "auto"
     """Statistics and word match beside the paper's features: auto adds them to all data
     but the shipped platform, whose claims are the paper's. A run that goes on keeps
@@ -166,6 +169,8 @@ def require_alone(options: Options) -> None:
 def run(options: Options, device: torch.device, ranks: Ranks = ALONE) -> dict:
     """Do what the options say; returns the report that is also written."""
     config, lemur = config_of(options)
+    if options.scale_batch:
+        config, lemur = (scaled(c, ranks.size) for c in (config, lemur))
     print(f"reading {options.data}")
     prepared = pipeline.prepare(options.data, lemur, device)
     dataset = prepared.dataset

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lemur_mini.config import Config
 from lemur_mini.data.fingerprint import Fingerprint, Mismatch
 from lemur_mini.data.past import Past
 from lemur_mini.files import FileError, as_json, one_line, under, write_atomically
-from lemur_mini.memory_bank import NEVER, MemoryBank
+from lemur_mini.memory_bank import NEVER
 from lemur_mini.model import Lemur, Sizes
 from lemur_mini.remap import fingerprint_tensors, for_data
 from lemur_mini.training import Part, Run
@@ -34,34 +35,25 @@ class CheckpointError(FileError):
     """A checkpoint that cannot be used; the message names file and remedy."""
 
 
-def load_bank(bank: MemoryBank, folder: Path) -> None:
-    """Fill a whole bank from a folder of safetensors that several ranks wrote, one file
-    each. Raises ValueError where something is missing."""
-    read_bank(bank, folder, _on_cpu, alone=True)
-
-
-def read_bank(bank: MemoryBank, folder: Path, parts: Callable, alone: bool) -> None:
-    """Fill a bank or a shard: `parts` gives its tensors as parts of the whole."""
+def read_rows(tensors: dict[str, torch.Tensor], folder: Path, alone: bool) -> None:
+    """Fill tensors, or this rank's parts of them, from a folder of safetensors that
+    several ranks wrote, one file each. Raises ValueError where something is missing."""
     from torch.distributed import checkpoint
 
     if not any(folder.glob("*.safetensors")):
         raise ValueError("no file there")
-    bank.written.fill_(UNREAD)
-    state = parts(bank)
+    own = [x if alone else x.to_local() for x in tensors.values()]
+    for part in own:
+        part.fill_(math.nan if part.is_floating_point() else UNREAD)
     reader = checkpoint.HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings(action="ignore"):  # one process: that is meant
         try:
-            checkpoint.load(state, storage_reader=reader, no_dist=alone)
+            checkpoint.load(tensors, storage_reader=reader, no_dist=alone)
         except checkpoint.CheckpointException as error:  # no Exception, of all things
             raise ValueError(str(error).splitlines()[-1]) from error
-    for name, mine in bank.named_buffers():
-        mine.copy_(state[name] if alone else state[name].to_local())
-    if (bank.written == UNREAD).any():  # the reader does not ask whether all is there
-        raise ValueError("a file is missing")
-
-
-def _on_cpu(bank: MemoryBank) -> dict[str, torch.Tensor]:
-    return {name: tensor.cpu() for name, tensor in bank.named_buffers()}
+    for part in own:  # the reader does not ask whether all is there
+        if (part.isnan() if part.is_floating_point() else part == UNREAD).any():
+            raise ValueError("a file is missing")
 
 
 def save(run: Run, path: Path, data: Fingerprint) -> None:
@@ -131,9 +123,9 @@ def export(source: Path, path: Path) -> None:
 
 
 def write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a checkpoint, whole or not at all. Where `facts` name a bank, its vectors
-    lie in a folder of that name beside the file; folders that no file names any more
-    are removed. Raises CheckpointError, and FloatingPointError for what is no number:
+    """Write a checkpoint, whole or not at all. Where `facts` name rows, they lie in a
+    folder of that name beside the file; folders that no file names any more are
+    removed. Raises CheckpointError, and FloatingPointError for what is no number:
     a good checkpoint is never replaced by a bad one."""
     finite.require_tensors(tensors, path)
     facts = json.loads(as_json(facts))
@@ -143,8 +135,8 @@ def write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
         write_atomically(path, lambda part: part.write_bytes(as_bytes(tensors, header)))
     except FileError as error:
         raise CheckpointError(f"{error}, then resume") from error
-    for folder in path.parent.glob(f"{path.stem}.bank-*"):
-        if folder.name != facts.get("bank"):
+    for folder in path.parent.glob(f"{path.stem}.rows-*"):
+        if folder.name != facts.get("rows", {}).get("folder"):
             shutil.rmtree(folder)
 
 
@@ -161,16 +153,21 @@ def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:
 
 def read(path: Path, whole: bool = True) -> tuple[dict, dict[str, torch.Tensor]]:
     """The facts and the tensors of a checkpoint: as written, finite, and with the
-    `whole` of a sharded bank."""
+    `whole` of what ranks cut by rows."""
     with _explained(path):
         with safe_open(path, "pt") as file:
             facts = _header(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check(facts, tensors)
-        if whole and "bank" in facts:
-            bank = MemoryBank(facts["sizes"]["documents"], facts["config"]["width"])
-            fill(bank, path, facts.pop("bank"))
-            tensors |= {f"model.bank.{k}": v for k, v in bank.state_dict().items()}
+        if whole and "rows" in facts:
+            rows = facts.pop("rows")
+            parts = {
+                name: torch.empty(shape, dtype=getattr(torch, kind))
+                for name, (shape, kind) in rows["shapes"].items()
+            }
+            with whole_rows(path, rows["folder"]) as folder:
+                read_rows(parts, folder, alone=True)
+            tensors |= {f"model.{name}": part for name, part in parts.items()}
     return facts, tensors
 
 
@@ -212,13 +209,15 @@ def _check(facts: dict, tensors: dict[str, torch.Tensor]) -> None:
             raise ValueError(f"{name} holds numbers that are not finite")
 
 
-def fill(bank: MemoryBank, path: Path, name: str, load=load_bank) -> None:
-    """Read the bank that the checkpoint at `path` names."""
+@contextmanager
+def whole_rows(path: Path, name: str) -> Iterator[Path]:
+    """The folder of rows that the checkpoint at `path` names; what goes wrong while it
+    is read, as a CheckpointError."""
     try:
-        load(bank, path.parent / name)
+        yield path.parent / name
     except ValueError as error:
         raise CheckpointError(
-            f"{path.parent / name}: not a whole bank ({error}); delete {path.name} and "
+            f"{path.parent / name}: not all rows ({error}); delete {path.name} and "
             "train again"
         ) from error
 

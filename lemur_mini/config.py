@@ -86,6 +86,8 @@ class Config:
     page_size: int = 8  # S, impressions of one query in a row of the batch
     batch_pages: int = 64  # rows of a batch
     learning_rate: float = 1e-3
+    # of id embeddings: adamw, or adagrad for large tables (see `id_tables`)
+    id_optimizer: str = "adamw"
     id_lr_multiplier: float = 12.0  # times learning_rate, of the id embeddings
     encoder_lr_multiplier: float = (
         1.0  # times learning_rate, of the encoders, beside the ranker
@@ -107,6 +109,10 @@ class Config:
             raise ValueError(
                 f"history_short {self.history_short} is taken out of history_long "
                 f"{self.history_long}; it cannot be longer"
+            )
+        if self.id_optimizer not in ("adamw", "adagrad"):
+            raise ValueError(
+                f"id_optimizer {self.id_optimizer} is unknown; use adamw or adagrad"
             )
         if "similarity" in self.groups and not {"long", "short"} & set(self.groups):
             raise ValueError("similarity compares with a sequence; add long or short")

@@ -18,6 +18,7 @@ from lemur_mini.data.pages import Batch
 from lemur_mini.dense import Context, Dense
 from lemur_mini.devices import autocast
 from lemur_mini.encoders import DocumentEncoder, QueryEncoder, RunningNorm
+from lemur_mini.id_tables import Table
 from lemur_mini.longer import Longer
 from lemur_mini.memory_bank import NEVER, MemoryBank
 from lemur_mini.ranker import RankMixer
@@ -100,16 +101,6 @@ def mean_of(vectors: Tensor, found: Tensor) -> Tensor:
     weight = found.to(vectors.dtype)
     count = weight.sum(dim=1, keepdim=True).clamp(min=1)
     return (vectors * weight[..., None]).sum(dim=1) / count
-
-
-def id_tables(sizes: Sizes, width: int) -> nn.ModuleDict:
-    """Embeddings of user, item and query ids. Row 0 is for the unknown; a small start
-    keeps the unseen near zero."""
-    counts = {"user": sizes.users, "item": sizes.documents, "query": sizes.queries}
-    tables = {name: nn.Embedding(count + 1, width) for name, count in counts.items()}
-    for table in tables.values():
-        nn.init.normal_(table.weight, std=0.05)
-    return nn.ModuleDict(tables)
 
 
 def group_widths(config: Config) -> dict[str, int]:
@@ -198,7 +189,12 @@ class Lemur(nn.Module):
         super().__init__()
         self.config, self.sizes, self.frozen = config, sizes, False
         groups, e, d, heads = config.groups, config.id_width, config.width, config.heads
-        self.ids = id_tables(sizes, e)
+        ids = {"user": sizes.users, "item": sizes.documents, "query": sizes.queries}
+        self.ids = nn.ModuleDict(
+            {name: self.make_table(count + 1, e) for name, count in ids.items()}
+        )
+        for table in self.ids.values():
+            table.draw(0.05)
         if "longer" in groups:
             self.longer = Longer(e, config.token_width, heads, config)
         if "din" in groups:
@@ -235,6 +231,10 @@ class Lemur(nn.Module):
         widths = group_widths(config)
         widths |= {name: part.width for name, part in self.dense.items()}
         self.ranker = RANKERS[config.ranker](widths, config)
+
+    def make_table(self, rows: int, width: int) -> Table:
+        """Embeddings of ids, not drawn yet."""
+        return Table(rows, width, sparse=self.config.id_optimizer == "adagrad")
 
     def make_bank(self, documents: int, width: int) -> MemoryBank:
         """An empty bank."""
@@ -459,13 +459,13 @@ class Lemur(nn.Module):
 
     def watched(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """LONGER's tokens of the histories (P, L/K, D), and which there are."""
-        longer, table = self.longer, self.ids["item"].weight
+        longer, table = self.longer, self.ids["item"]
         rows, mask = batch.history + 1, batch.history >= 0
-        cheaper = longer.inner is None and rows.numel() > longer.merge * len(table)
-        if cheaper and longer.looks_up:
+        many = rows.numel() > longer.merge * len(table.weight)
+        if many and longer.looks_up and longer.inner is None and not table.sparse:
             groups = mask.unflatten(1, (-1, longer.merge)).any(dim=-1)
-            return longer.looked_up(table, rows, mask), groups
-        return longer.tokens(self.ids["item"](rows), mask)
+            return longer.looked_up(table.weight, rows, mask), groups
+        return longer.tokens(table(rows), mask)
 
     def history(self, batch: Batch, fresh: Tensor | None) -> tuple[Tensor, Tensor]:
         """Representations of the histories (P, L, D), and whether they are known."""
@@ -570,12 +570,7 @@ class Lemur(nn.Module):
         sizes, bank = self.sizes, getattr(self, "bank", None)
         counts = {"user": users, "item": documents, "query": queries}
         for name, count in counts.items():
-            table = self.ids[name]
-            more = count + 1 - len(table.weight)
-            if more > 0:
-                new = table.weight[:1].expand(more, -1)
-                weight = torch.cat([table.weight, new])
-                self.ids[name] = nn.Embedding.from_pretrained(weight, freeze=False)
+            self.ids[name].grow(count + 1)
         if bank is not None:
             bank.grow(documents)
         self.sizes = dataclasses.replace(

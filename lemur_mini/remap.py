@@ -53,9 +53,10 @@ def for_data(
     rows = fingerprint_of(facts, tensors).rows_of(data)
     out = dict(tensors)
     for name, table in TABLES.items():
-        key = f"model.ids.{table}.weight"
         place = np.concatenate([[0], rows[name] + 1])  # -1, the unknown, is row 0
-        out[key] = tensors[key][torch.from_numpy(place)]
+        for key in (f"model.ids.{table}.weight", f"model.ids.{table}.squares"):
+            if key in tensors:  # only tables that learn sparsely have sums of squares
+                out[key] = tensors[key][torch.from_numpy(place)]
     if "model.bank.written" in tensors:
         items = torch.from_numpy(rows["items"])
         known = items >= 0

@@ -25,6 +25,7 @@ from lemur_mini.data.pages import Batch, Pages, moved
 from lemur_mini.data.past import Past
 from lemur_mini.devices import autocast
 from lemur_mini.errors import Mendable
+from lemur_mini.id_tables import Table, clip
 from lemur_mini.model import Lemur, Sizes, StepOptions
 from lemur_mini.tracking import Tracker
 
@@ -88,7 +89,7 @@ class Run:
         if self.seed < 0:
             raise SeedError(f"seed {self.seed} is negative; use 0 or more")
         groups: dict[tuple, dict] = {}
-        for parameter in self.model.parameters():
+        for parameter in self.dense:
             kind = self._kind(parameter)
             group = groups.setdefault(tuple(kind.values()), kind | {"params": []})
             group["params"].append(parameter)
@@ -104,6 +105,17 @@ class Run:
             times = config.encoder_lr_multiplier
         decay = config.weight_decay * (is_id or parameter.dim() > 1)
         return {"weight_decay": decay, "times": times}
+
+    @property
+    def tables(self) -> list[Table]:
+        """Of ids, those that learn by themselves, sparsely."""
+        return [table for table in self.model.ids.values() if table.sparse]
+
+    @property
+    def dense(self) -> list[nn.Parameter]:
+        """What the optimiser learns: all other weights."""
+        own = {id(table.weight) for table in self.tables}
+        return [p for p in self.model.parameters() if id(p) not in own]
 
     @cached_property
     def _ids(self) -> set[int]:
@@ -128,7 +140,7 @@ class Run:
         self.model.grow(**counts)
         for name, old in before.items():
             new = self.model.ids[name].weight
-            if new is old:
+            if new is old or self.model.ids[name].sparse:
                 continue
             for group in self.optimizer.param_groups:
                 group["params"] = [new if p is old else p for p in group["params"]]
@@ -159,6 +171,10 @@ class Run:
 
     def average(self, values: Tensor) -> Tensor:
         """Of losses, for the log."""
+        return values
+
+    def over_ranks(self, values: Tensor) -> Tensor:
+        """The sum of what every rank has of its own."""
         return values
 
 
@@ -195,18 +211,19 @@ def train_step(run: Run, batch: Batch) -> dict | None:
     batch = batch.to(run.device)
     watch = config.has_content and step % LOG_EVERY == 0
     before = state_of_bank(run.model, batch, step) if watch else None
+    rate = learning_rate_at(config, step, run.total, run.floor)
     for group in run.optimizer.param_groups:
-        group["lr"] = (
-            learning_rate_at(config, step, run.total, run.floor) * group["times"]
-        )
+        group["lr"] = rate * group["times"]
     with autocast(config, run.device):
         losses = run.losses(batch, run.features, step_options(run, batch))
     run.watch.check()  # the step before: a GPU was waited for in this one's losses
-    run.optimizer.zero_grad(set_to_none=True)
+    run.model.zero_grad(set_to_none=True)
     losses.total.backward()
-    weights = list(run.model.parameters())
-    gradient = torch.nn.utils.clip_grad_norm_(weights, config.clip)
+    weights, tables = run.dense, run.tables
+    gradient, scale = clip(weights, tables, config.clip, run.over_ranks)
     run.optimizer.step()
+    for table in tables:
+        table.learn(rate * config.id_lr_multiplier, scale)
     weight = torch.nn.utils.get_total_norm(weights)
     run.watch.note(step + 1, loss=losses.total, gradient=gradient, weight=weight)
     if config.has_content:

@@ -23,8 +23,9 @@ from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import BASELINE, Config
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.parallel import ranks
-from lemur_mini.parallel.process import process_of
+from lemur_mini.parallel.process import process_of, scaled
 from lemur_mini.parallel.ranks import ALONE, RankError, Ranks
+from lemur_mini.parallel.sharded import Sharded
 from lemur_mini.pipeline import Prepared
 from lemur_mini.training import Run, make_model, train_step
 
@@ -75,13 +76,30 @@ def whole_bank(model) -> dict[str, Tensor]:
     return dict(zip(("vectors", "written"), pair, strict=True))
 
 
+def whole_tables(model) -> dict[str, Tensor]:
+    """Of ids that learn sparsely: weights and sums, wherever their rows are."""
+    out = {}
+    for name, table in model.ids.items():
+        if table.sparse:
+            pair = table.weight.data, table.squares
+            if isinstance(table, Sharded):
+                pair = table.fetch(torch.arange(table.total), *pair)
+            out |= {f"{name}.weight": pair[0], f"{name}.squares": pair[1]}
+    return {name: part.clone() for name, part in out.items()}
+
+
 def state(run: Run) -> dict:
     """All that must be the same on one rank and on many."""
-    named = run.model.named_parameters()
+    tables = whole_tables(run.model)
+    named = [p for p in run.model.named_parameters() if not (tables and "ids." in p[0])]
     out = {
         "weights": {k: v.detach().clone() for k, v in run.model.state_dict().items()},
         "gradients": {k: v.grad.clone() for k, v in named if v.grad is not None},
     }
+    if tables:
+        out["weights"] = {
+            k: v for k, v in out["weights"].items() if not k.startswith("ids.")
+        } | tables
     if run.config.has_content:
         out["bank"] = whole_bank(run.model)
         out["weights"] = {
@@ -174,11 +192,13 @@ VARIANTS = {
     "history gradient": dict(history_gradient=True),
     "cic, experts": dict(cic_weight=0.1, experts=2, expert_l1=0.1),
     "positives": dict(sqdc_negatives="positives", stop_gradient=True),
+    "adagrad": dict(id_optimizer="adagrad", cic_weight=0.1),
+    "adagrad, ids": dict(id_optimizer="adagrad", groups=BASELINE),
     "feed": dict(
         feed_query="pooled", feed_contrast="positives", id_dropout=0.3, sqdc_head=True
     ),
 }
-FEW = ("full", "half", "baseline", "feed")
+FEW = ("full", "half", "baseline", "feed", "adagrad")
 INDEX = [range(7), range(7, 14), range(14, 16)]  # the last: fewer pages than four ranks
 
 
@@ -252,6 +272,10 @@ def shares(ranks: Ranks, prepared: Prepared, config: Config) -> dict:
     batch = prepared.pages.batch(np.arange(12), config.history_long)
     train_step(run, batch)
     before, held = whole_bank(model), len(model.bank.vectors)
+    tables = [whole_tables(model)]
+    for more in (5, 6):
+        model.ids["item"].grow(model.sizes.documents + more)
+        tables.append(whole_tables(model))
     model.bank.grow(model.sizes.documents + 5)
     grown = replace(model.sizes, documents=model.sizes.documents + 5)
     model.sizes = grown
@@ -260,12 +284,14 @@ def shares(ranks: Ranks, prepared: Prepared, config: Config) -> dict:
         "unique": batch.unique_items,
         "grown": whole_bank(model),
         "age": age,
+        "tables": tables,
     }
 
 
 @pytest.fixture(scope="module")
 def shared(prepared, config, tmp_path_factory):
     path = tmp_path_factory.mktemp("shares")
+    config = config.replace(id_optimizer="adagrad")
     return together(path, 4, shares, prepared, config, sharded=True)
 
 
@@ -288,6 +314,22 @@ def test_a_sharded_bank_grows_and_knows_age_and_coverage(shared, prepared):
         age, coverage = part["age"]
         assert (age == 3).all() and len(age) == len(part["unique"])
         assert coverage == shared[0]["age"][1]
+
+
+@pytest.mark.slow
+def test_a_sharded_table_grows_by_rows_like_the_unknown(shared, prepared):
+    for part in shared:
+        first, *grown = (each["item.weight"] for each in part["tables"])
+        for more, weight in zip((4, 5), grown, strict=True):  # row 0 is the unknown
+            assert torch.equal(weight, torch.cat([first, first[:1].expand(more, -1)]))
+        sums = part["tables"][-1]["item.squares"]
+        assert (sums[: len(first)] > 0).any() and not sums[len(first) :].any()
+
+
+def test_a_batch_that_grows_with_ranks_and_its_rate(config):
+    found = scaled(config.replace(batch_pages=4, learning_rate=0.01), 4)
+    assert (found.batch_pages, found.learning_rate) == (16, 0.02)
+    assert scaled(config, 1) == config
 
 
 # --- checkpoints ---------------------------------------------------------------------
@@ -331,11 +373,13 @@ def sampled(config: Config) -> Config:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["replicated", "sharded"])
+@pytest.mark.parametrize("form", ["replicated", "sharded", "tables"])
 def test_a_checkpoint_goes_on_on_other_numbers_of_ranks(
     prepared, config, tmp_path, form
 ):
     config, path = sampled(config), tmp_path / "model.safetensors"
+    if form == "tables":
+        config = config.replace(id_optimizer="adagrad")
     wanted = fit(ALONE, prepared, config)
     sharded = form == "sharded"
     together(tmp_path, 4, fit, prepared, config, path, 5, sharded=sharded)
@@ -367,7 +411,7 @@ def test_a_sharded_checkpoint_is_safetensors_without_pickle(prepared, config, tm
     first, again = found[0]["first"], found[0]["again"]
     for part in ("weights", "bank"):
         torch.testing.assert_close(again[part], first[part], rtol=0, atol=0)
-    [folder] = tmp_path.glob("model.bank-*")
+    [folder] = tmp_path.glob("model.rows-*")
     files = sorted(folder.iterdir())
     assert len(files) == 3
     rows = 0
@@ -378,7 +422,7 @@ def test_a_sharded_checkpoint_is_safetensors_without_pickle(prepared, config, tm
         del header["__metadata__"]
         ends = max(entry["data_offsets"][1] for entry in header.values())
         assert len(content) == 8 + size + ends
-        rows += header["vectors"]["shape"][0]
+        rows += header["bank.vectors"]["shape"][0]
     assert rows == prepared.sizes.documents
     model = checkpoints.load_model(path)
     torch.testing.assert_close(whole_bank(model), first["bank"], rtol=0, atol=0)
@@ -386,10 +430,10 @@ def test_a_sharded_checkpoint_is_safetensors_without_pickle(prepared, config, tm
     whole = files[1].read_bytes()
     for damage in (whole[:-9], whole[:20], b""):
         files[1].write_bytes(damage)
-        with pytest.raises(CheckpointError, match="not a whole bank .*train again$"):
+        with pytest.raises(CheckpointError, match="not all rows .*train again$"):
             checkpoints.load_model(path)
     files[1].unlink()
-    with pytest.raises(CheckpointError, match="not a whole bank .*train again$"):
+    with pytest.raises(CheckpointError, match="not all rows .*train again$"):
         checkpoints.load_model(path)
     shutil.rmtree(folder)
     checkpoints.load_model(tmp_path / "small.safetensors")

@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from lemur_mini.config import Config
 from lemur_mini.data.features import Features
 from lemur_mini.data.pages import Batch
+from lemur_mini.id_tables import Table
 from lemur_mini.memory_bank import MemoryBank
 from lemur_mini.model import Lemur, Losses, Sizes, StepOptions
 from lemur_mini.parallel.ranks import Ranks
-from lemur_mini.parallel.sharded_bank import ShardedBank
+from lemur_mini.parallel.sharded import ShardedBank, ShardedTable, shards_of
 
 
 class DistributedLemur(Lemur):
@@ -28,6 +29,11 @@ class DistributedLemur(Lemur):
     def __init__(self, config: Config, sizes: Sizes, ranks: Ranks):
         self.ranks = ranks
         super().__init__(config, sizes)
+
+    def make_table(self, rows: int, width: int) -> Table:
+        if self.config.id_optimizer == "adagrad":
+            return ShardedTable(rows, width, self.ranks)
+        return super().make_table(rows, width)
 
     def make_bank(self, documents: int, width: int) -> MemoryBank:
         if self.ranks.sharded:
@@ -60,9 +66,12 @@ class DistributedLemur(Lemur):
 
 def averaging(model: DistributedLemur) -> Callable:
     """`model.losses`, whose backward pass averages gradients over ranks."""
+    own = [f"model.{k}.{p}" for k, part in shards_of(model).items() for p in part.own()]
+    step = _Step(model)
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(step, own)
     with warnings.catch_warnings(action="ignore", category=FutureWarning):
         return DistributedDataParallel(
-            _Step(model),
+            step,
             broadcast_buffers=False,  # every rank computes the same ones
             init_sync=False,  # same seed or checkpoint; a shard has its own rows
             find_unused_parameters=True,  # frozen encoders, the ranker in stage 1

@@ -10,7 +10,7 @@ from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.model import Sizes
 from lemur_mini.parallel.model import DistributedLemur, averaging
 from lemur_mini.parallel.ranks import Ranks
-from lemur_mini.parallel.sharded_bank import ShardedBank, load_bank, save_bank
+from lemur_mini.parallel.sharded import load_rows, save_rows, shapes_of, shards_of
 from lemur_mini.pipeline import OneProcess
 from lemur_mini.training import Run
 
@@ -30,27 +30,34 @@ class RankProcess(OneProcess):
     def wrap(self, run: Run) -> Run:
         """Gradients and logged losses are averaged over ranks."""
         run.losses, run.average = averaging(run.model), self.ranks.mean
+        run.over_ranks = self.ranks.sum
         return run
 
     def save(self, run: Run, path: Path, data: Fingerprint) -> None:
-        """Rank 0 writes what all ranks hold alike; each writes its shard of a bank,
+        """Rank 0 writes what all ranks hold alike; each writes its rows of what is cut,
         into a folder beside the file that names it, so that both change at once."""
         facts = checkpoints.facts_of(run, data)
         tensors = checkpoints.tensors_of(run, data)
-        if is_sharded(run):
-            facts["bank"] = f"{path.stem}.bank-{run.step}"
-            save_bank(run.model.bank, path.parent / facts["bank"])
+        if shards := shards_of(run.model):
+            folder = f"{path.stem}.rows-{run.step}"
+            facts["rows"] = {"folder": folder, "shapes": shapes_of(shards)}
+            save_rows(shards, path.parent / folder, self.ranks)
         if not self.ranks.rank:
             checkpoints.write(path, facts, tensors)
         self.ranks.wait()
 
     def resume(self, path: Path, fresh: Run, data: Fingerprint) -> Run:
         """From a checkpoint of any number of ranks."""
-        sharded = is_sharded(fresh)
-        facts, tensors = checkpoints.read(path, whole=not sharded)
+        shards = shards_of(fresh.model)
+        facts, tensors = checkpoints.read(path, whole=False)
+        rows = facts.get("rows")
+        if rows and set(rows["shapes"]) != set(shapes_of(shards)):
+            facts, tensors = checkpoints.read(path)  # the bank was cut, and is not now
+            rows = None
         run = checkpoints.restore(fresh, path, facts, tensors, data)
-        if sharded and "bank" in facts:
-            checkpoints.fill(run.model.bank, path, facts["bank"], load_bank)
+        if rows:
+            with checkpoints.whole_rows(path, rows["folder"]) as folder:
+                load_rows(shards, folder)
         return run
 
 
@@ -59,6 +66,12 @@ def process_of(ranks: Ranks) -> OneProcess:
     return RankProcess(ranks) if ranks.size > 1 else OneProcess()
 
 
-def is_sharded(run: Run) -> bool:
-    """Whether every rank has rows of its own of the bank."""
-    return isinstance(getattr(run.model, "bank", None), ShardedBank)
+def scaled(config: Config, ranks: int) -> Config:
+    """The same training with a batch that grows with the ranks, so that each keeps its
+    work: fewer steps, and a rate that is the square root of their number as large.
+    # our choice: the rule for Adam (Malladi and others, arXiv 2205.10287), whose step
+    does not grow with the gradient; tried in data/results/trials-platform.json."""
+    return config.replace(
+        batch_pages=config.batch_pages * ranks,
+        learning_rate=config.learning_rate * ranks**0.5,
+    )

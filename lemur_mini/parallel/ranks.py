@@ -57,11 +57,15 @@ class Ranks:
         over ranks, which is what DDP takes, is the sum over all."""
         return 0.0 if self.rank >= count else self.size
 
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean over ranks, on all of them."""
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over ranks, on all of them."""
         if self.size > 1:
             dist.all_reduce(x := x.clone())
-        return x / self.size
+        return x
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over ranks, on all of them."""
+        return self.sum(x) / self.size
 
     def wait(self) -> None:
         """For the slowest rank."""
