@@ -100,10 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
         options = options_of(arguments)
         device = choose_device(options.device)
         ranks, device = join(device, options.bank == "sharded")
-        if options.stream or options.continue_:
-            print(grow(options, device, ranks))
-            return 0
         with ranks.together():
+            if options.stream or options.continue_:
+                print(grow(options, device, ranks))
+                return 0
             print(text_table(run(options, device, ranks)))
             print(f"written: {options.out}/report.json, report.png, checkpoints")
     except ONE_LINE as error:
@@ -130,24 +130,24 @@ def how_to_go_on(options: Options, stopped: KeyboardInterrupt) -> str:
 
 def grow(options: Options, device: torch.device, ranks: Ranks = ALONE) -> str:
     """Begin on a stream, or go on with new days of one; says what was done."""
-    if ranks.size > 1:
-        raise OptionError("a stream is trained by one process; leave torchrun out")
+    together = {
+        "process": process_of(ranks),
+        "deal": ranks.deal(),
+        "track": None if ranks.rank else tracked(options, "lemur"),
+    }
     if options.continue_:
         require_alone(options)
         wanted = vars(options.config).items() - vars(SCALES[options.scale]).items()
+        wanted = dict(sorted(wanted))
         run = continuing.go_on(
-            options.continue_,
-            options.data,
-            device,
-            dict(sorted(wanted)),
-            track=tracked(options, "lemur"),
+            options.continue_, options.data, device, wanted, **together
         )
     else:
         config = with_numbers(options)
         config = with_ours(config) if options.form == "ours" else config
+        config = scaled(config, ranks.size) if options.scale_batch else config
         seed, out = options.seed, options.out
-        track = tracked(options, "lemur")
-        run = continuing.begin(options.data, config, seed, device, out, track=track)
+        run = continuing.begin(options.data, config, seed, device, out, **together)
     last = [record["ctr"] for record in run.log[-10:]]
     return (
         f"{run.step} steps, loss of the last pages before they were learnt "
@@ -162,7 +162,8 @@ def require_alone(options: Options) -> None:
     for name in own:
         if getattr(options, name) != getattr(usual, name):
             raise OptionError(
-                f"--continue keeps the {name} of the run; leave --{name} out"
+                f"--continue keeps the {name} of the run; leave "
+                f"--{name.replace('_', '-')} out"
             )
 
 
@@ -248,7 +249,7 @@ def train_and_test(
                 options.resume,
                 NAMES[name],
                 process,
-                track=tracked(options, name) if process.shows_progress else None,
+                track=tracked(options, name) if process.leads else None,
             )
             known.append(path)
             models[name] = pipeline.evaluate_period(prepared, trained, start, None)

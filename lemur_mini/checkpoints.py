@@ -135,9 +135,19 @@ def write(path: Path, facts: dict, tensors: dict[str, torch.Tensor]) -> None:
         write_atomically(path, lambda part: part.write_bytes(as_bytes(tensors, header)))
     except FileError as error:
         raise CheckpointError(f"{error}, then resume") from error
+    _remove_rows(path, facts.get("rows", {}).get("folder"))
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, and rows of it that lie beside."""
+    path.unlink(missing_ok=True)
+    _remove_rows(path)
+
+
+def _remove_rows(path: Path, but: str | None = None) -> None:
     for folder in path.parent.glob(f"{path.stem}.rows-*"):
-        if folder.name != facts.get("rows", {}).get("folder"):
-            shutil.rmtree(folder)
+        if folder.name != but:
+            shutil.rmtree(folder, ignore_errors=True)  # another rank may be first
 
 
 def _checksum(facts: dict, tensors: dict[str, torch.Tensor]) -> int:

@@ -49,8 +49,8 @@ from lemur_mini.data.streams import PageStream
 from lemur_mini.files import write_text_atomically
 from lemur_mini.interrupts import Stopped
 from lemur_mini.memory_bank import NEVER
-from lemur_mini.model import Lemur, Sizes
-from lemur_mini.pipeline import KeptRun, OneProcess
+from lemur_mini.model import Sizes
+from lemur_mini.pipeline import ALONE, KeptRun, OneProcess
 from lemur_mini.preparation import for_feed, for_search
 from lemur_mini.remap import fingerprint_of
 from lemur_mini.tracking import Tracker
@@ -67,8 +67,15 @@ FIRST = 100_000  # impressions, of whose texts tokenizer and match are made
 class Streaming(OneProcess):
     """How the training of a stream is kept: with the names that it has met by then."""
 
-    def __init__(self, stream: PageStream, store: Store, parts: dict[str, str]):
+    def __init__(
+        self,
+        stream: PageStream,
+        store: Store,
+        parts: dict[str, str],
+        process: OneProcess = ALONE,
+    ):
         self.stream, self.store, self.parts = stream, store, parts
+        self.process, self.stops_at_a_step = process, process.stops_at_a_step
 
     def save(self, run: Run, path: Path, data: Fingerprint | None = None) -> None:
         """Write a checkpoint."""
@@ -78,7 +85,8 @@ class Streaming(OneProcess):
             "items": self.store.catalogue.ids,
             "queries": names.queries.names[: sizes.queries],
         }
-        checkpoints.save(run, path, Fingerprint(self.parts, known, self.store.content))
+        data = Fingerprint(self.parts, known, self.store.content)
+        self.process.save(run, path, data)
 
 
 def begin(
@@ -89,6 +97,7 @@ def begin(
     out: Path,
     slots: int = SLOTS,
     track: Tracker | None = None,
+    process: OneProcess = ALONE,
     **stream,
 ) -> Run:
     """Train on a stream from its beginning to its end, so far, and keep the run in a
@@ -103,6 +112,7 @@ def begin(
     catalogue.add(items, *folder_of(source))
     feed = is_feed(log)
     config = for_stream(config, feed)
+    process.require_growth(config)
     past = Past.empty(*kept(config))
     past.sources = list(map(str, folder_of(source)))
     numbers, first = Numbers(catalogue, config.image_size), first_rows(log)
@@ -117,14 +127,15 @@ def begin(
     sizes = Sizes(0, 0, 0, vocabulary=len(tokenizer), fields=fields, feed=feed)
     for name, of in (("statistics", past.statistics), ("match", past.matcher)):
         sizes = replace(sizes, **{name: len(of.names) if of else 0})
-    model = make_model(config, sizes, seed, device)  # rows grow: all start alike
-    run = Run(model, store, seed, STREAM_STEPS, floor=1.0)
+    # rows grow: all start alike
+    model = make_model(config, sizes, seed, device, process.build)
+    run = process.wrap(Run(model, store, seed, STREAM_STEPS, floor=1.0))
     run.part = Part(past, done=False)
     parts = read_as(tokenizer, store.names, config.image_size, feed)
-    write_text_atomically(
-        out / TOKENIZER, tokenizer.backend_tokenizer.to_str(pretty=True)
-    )
-    return learn(run, pages, {"data": "stream"} | parts, out, track)
+    if process.leads:
+        words = tokenizer.backend_tokenizer.to_str(pretty=True)
+        write_text_atomically(out / TOKENIZER, words)
+    return learn(run, pages, {"data": "stream"} | parts, out, track, process)
 
 
 def go_on(
@@ -134,6 +145,7 @@ def go_on(
     wanted: dict | None = None,
     slots: int = SLOTS,
     track: Tracker | None = None,
+    process: OneProcess = ALONE,
     **stream,
 ) -> Run:
     """Train the run in a folder on the days of a log that it has not seen. Known ids
@@ -142,6 +154,7 @@ def go_on(
     nothing changed, where run and log do not belong together."""
     path, (facts, tensors) = last_of(out)
     config, part, names = checked(path, facts, tensors, wanted or {})
+    process.require_growth(config)
     tokenizer = kept_tokenizer(out, source, config, facts["parts"]["tokenizer"])
     catalogue = Catalogue()
     catalogue.know(names.names["items"])
@@ -159,38 +172,49 @@ def go_on(
     store = Store(catalogue, pages.queries.names, config, tokenizer, device, slots)
     store.content[: len(names.content)] = names.content
     require_alike(facts["parts"], store, config, is_feed(pages.log))
-    model = Lemur(config, Sizes(**facts["sizes"])).to(device)
+    model = process.build(config, Sizes(**facts["sizes"])).to(device)
     floor = max(facts.get("floor", 0.0), CONTINUED)
-    run = Run(model, store, facts["seed"], facts["total"], floor=floor)
+    run = process.wrap(Run(model, store, facts["seed"], facts["total"], floor=floor))
     checkpoints.restore(run, path, facts, tensors, Fingerprint(facts["parts"]))
     run.part = part
     if part.done:
         run.part = Part(part.past, run.step, done=False)
-        forget(model, part.past.published)
-    return learn(run, pages, facts["parts"], out, track)
+        if config.has_content:  # a stream in one piece never saw these
+            model.bank.forget(torch.from_numpy(part.past.published))
+    return learn(run, pages, facts["parts"], out, track, process)
 
 
-def learn(run: Run, pages: PageStream, parts: dict[str, str], out: Path, track) -> Run:
+def learn(
+    run: Run,
+    pages: PageStream,
+    parts: dict[str, str],
+    out: Path,
+    track: Tracker | None,
+    process: OneProcess,
+) -> Run:
     """Train on what is to come of the part, then give every document a vector, then
     let the result take the place of the day before."""
     store = run.features
     run.grow(documents=len(store.catalogue))
-    kept = KeptRun(part_file(out), None, Streaming(pages, store, parts))
+    kept = KeptRun(part_file(out), None, Streaming(pages, store, parts, process))
+    title = "stream" if process.leads else None
     with kept.listening() as ears:
         training.train(
-            run, pages, None, kept.save, "stream", lambda: ears.told, track=track
+            run, pages, None, kept.save, title, lambda: ears.told, track=track
         )
         if ears.told:
             kept.save(run)
             raise Stopped(ears.told, kept.path)
         past = pages.after
         if run.config.has_content:
-            (lacking,) = torch.nonzero(run.model.bank.written == NEVER, as_tuple=True)
+            bank, every = run.model.bank, torch.arange(len(store.catalogue))
+            (written,) = bank.fetch(every.to(bank.written.device), bank.written)
+            (lacking,) = torch.nonzero(written == NEVER, as_tuple=True)
             run.model.eval().publish(store)
             past.published = lacking.cpu().numpy()
         run.part = Part(past, run.step)
         kept.process.save(run, out / NAME)
-        part_file(out).unlink(missing_ok=True)
+        checkpoints.remove(part_file(out))
     return run
 
 
@@ -332,11 +356,3 @@ def require_alike(parts: dict, store: Store, config: Config, feed: bool) -> None
                 f"the run was trained with {name} {parts[name]} (now {now[name]}); "
                 "write the new days as the days before, or train again"
             )
-
-
-def forget(model: Lemur, rows: np.ndarray) -> None:
-    """What was published for serving alone: a stream in one piece never saw it."""
-    if len(rows):
-        places = torch.from_numpy(rows).to(model.bank.written.device)
-        model.bank.vectors[places] = 0
-        model.bank.written[places] = NEVER

@@ -1,4 +1,4 @@
-"""Embeddings of ids; where tables are large, an optimiser that touches few of them."""
+"""Embeddings of ids; large tables learn sparsely."""
 
 from __future__ import annotations
 

@@ -45,10 +45,12 @@ class MemoryBank(nn.Module):
         self.vectors.index_copy_(0, rows, vectors.detach().to(self.vectors.dtype))
         self.written.index_fill_(0, rows, step)
 
-    def forget(self) -> None:
-        """Empty the bank."""
-        self.vectors.zero_()
-        self.written.fill_(NEVER)
+    def forget(self, rows: Tensor | None = None) -> None:
+        """Lack these rows (M,); without, all of them."""
+        rows = torch.arange(len(self.written)) if rows is None else rows
+        rows = rows.to(self.written.device)
+        self.vectors.index_fill_(0, rows, 0.0)
+        self.written.index_fill_(0, rows, NEVER)
 
     def age(self, rows: Tensor, step: int) -> Tensor:
         """Steps since the last write, for rows that were written."""

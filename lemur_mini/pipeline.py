@@ -39,12 +39,15 @@ class OneProcess:
     these in their own way (`parallel.RankProcess`)."""
 
     build: Callable[[Config, Sizes], Lemur] = Lemur
-    shows_progress = True
+    leads = True  # among several: it alone shows progress and writes what all know
     stops_at_a_step = True  # when told to; several ranks do not agree on one
 
     def wrap(self, run: Run) -> Run:
         """The run as `train` takes it."""
         return run
+
+    def require_growth(self, config: Config) -> None:
+        """Raise where tables cannot grow while a stream is read."""
 
     def save(self, run: Run, path: Path, data: Fingerprint) -> None:
         """Write a checkpoint."""
@@ -83,7 +86,7 @@ def fit(
     file = KeptRun(checkpoint, prepared.fingerprint, process)
     if resume:
         run = file.resume(run)
-    title = title if process.shows_progress else None
+    title = title if process.leads else None
     with file.listening() as ears:
         if config.two_stage:
             cut = replace(prepared, pages=pages)
@@ -176,7 +179,7 @@ def pretrain(
     model, features, passes = run.model, prepared.features, run.config.two_stage
     if not run.step:
         first = Run(model, features, run.seed, run.total * passes, pretraining=True)
-        title = "stage 1" if process.shows_progress else None
+        title = "stage 1" if process.leads else None
         every = np.tile(index, passes)
         first = process.wrap(first)
         training.train(first, prepared.pages, every, None, title, told)

@@ -1,5 +1,6 @@
 """Several ranks do what one does: real processes, joined by gloo."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -16,14 +17,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pyarrow.parquet import read_table, write_table
 from torch import Tensor
 
-from lemur_mini import checkpoints, pipeline, training
+from lemur_mini import checkpoints, continuing, pipeline, training
 from lemur_mini.checkpoints import CheckpointError
 from lemur_mini.config import BASELINE, Config
+from lemur_mini.data.schema import IMPRESSIONS, ITEMS
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.parallel import ranks
-from lemur_mini.parallel.process import process_of, scaled
+from lemur_mini.parallel.process import RankProcess, process_of, scaled
 from lemur_mini.parallel.ranks import ALONE, RankError, Ranks
 from lemur_mini.parallel.sharded import Sharded
 from lemur_mini.pipeline import Prepared
@@ -439,6 +442,70 @@ def test_a_sharded_checkpoint_is_safetensors_without_pickle(prepared, config, tm
     checkpoints.load_model(tmp_path / "small.safetensors")
     with pytest.raises(CheckpointError, match="no file there"):
         checkpoints.load_model(path)
+
+
+# --- a stream that ranks read together -----------------------------------------------
+
+
+def streamed(ranks: Ranks, folders: list[Path], config: Config, out: Path) -> dict:
+    """Begin on the first folder, go on with the others; batches, weights and bank."""
+    told, original = [], training.train_step
+
+    def step(run, batch):
+        told.append({k: v for k, v in vars(batch).items() if v is not None})
+        return original(run, batch)
+
+    more = {"process": process_of(ranks), "deal": ranks.deal(), "longest": 3600}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train_step", step)
+        run = continuing.begin(folders[0], config, 0, CPU, out, chunk=150, **more)
+        for folder in folders[1:]:
+            run = continuing.go_on(out, folder, CPU, chunk=150, **more)
+    return {
+        "batches": told,
+        "tables": whole_tables(run.model),
+        "bank": whole_bank(run.model),
+        "counts": dataclasses.asdict(run.model.sizes),
+    }
+
+
+@pytest.fixture(scope="module")
+def days(folder, tmp_path_factory) -> list[Path]:
+    """The first days of the tiny platform: two folders."""
+    path, log = tmp_path_factory.mktemp("days"), read_table(folder / IMPRESSIONS)
+    for name, low, high in (("one", 0, 400), ("two", 400, 700)):
+        (path / name).mkdir()
+        write_table(log.slice(low, high - low), path / name / IMPRESSIONS)
+        shutil.copy(folder / ITEMS, path / name / ITEMS)
+    return [path / "one", path / "two"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_stream_that_ranks_read_together_is_that_of_one(
+    days, config, tmp_path, sharded
+):
+    groups = (*config.groups, "statistics", "match")
+    config = config.replace(id_optimizer="adagrad", groups=groups)
+    one = streamed(ALONE, days, config, tmp_path / "one")
+    arguments = days, config, tmp_path / "two"
+    found = together(tmp_path, 2, streamed, *arguments, sharded=sharded)
+    for many in found:
+        for wanted, batch in zip(one["batches"], many["batches"], strict=True):
+            assert wanted.keys() == batch.keys()
+            assert all(torch.equal(wanted[k], batch[k]) for k in wanted)
+        assert many["counts"] == one["counts"]
+        torch.testing.assert_close(many["tables"], one["tables"], **SLACK)
+        torch.testing.assert_close(many["bank"], one["bank"], rtol=0, atol=2e-3)
+    assert sorted(p.name for p in (tmp_path / "two").glob("*part*")) == []
+    model = checkpoints.load_model(tmp_path / "two" / continuing.NAME)
+    torch.testing.assert_close(whole_tables(model), found[0]["tables"], rtol=0, atol=0)
+
+
+def test_a_stream_of_dense_tables_is_refused_on_several_ranks(days, config, tmp_path):
+    process = RankProcess(Ranks(0, 2))
+    with pytest.raises(RankError, match="begin it with --config.id-optimizer adagrad"):
+        continuing.begin(days[0], config, 0, CPU, tmp_path, process=process)
 
 
 # --- the command under torchrun ------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,36 @@ from lemur_mini.data.times import seconds, ticks
 __all__ = ["PageStream", "Recent"]  # others look for it here
 
 
+# Pages as arrays: when each begins and its QID, what `make_batch` takes, and by name
+_Made = tuple[tuple, tuple, dict]
+
+
+@dataclass(frozen=True)
+class Deal:
+    """How several readers of one log share its pages out, by user: all read all rows,
+    and each makes the pages of its own users.
+
+    exchange: gives every reader what each of them has, in order; all call it alike."""
+
+    reader: int
+    readers: int
+    exchange: Callable[[object], list]
+
+    def own(self, log: Log) -> Log:
+        """The rows of this reader's users."""
+        return _take(log, log.user % self.readers == self.reader)
+
+    def together(self, own: _Made | None) -> _Made:
+        """The pages that all have made, in the order in which one reader makes them."""
+        parts = [part for part in self.exchange(own) if part is not None]
+        keys, arrays, more = zip(*parts, strict=True)
+        start, qid = map(np.concatenate, zip(*keys, strict=True))
+        order = np.lexsort((qid, start))  # stable: a session is one reader's
+        arrays = (np.concatenate(part)[order] for part in zip(*arrays, strict=True))
+        named = {k: np.concatenate([m[k] for m in more])[order] for k in more[0]}
+        return (start[order], qid[order]), tuple(arrays), named
+
+
 class PageStream:
     """The batches of `Pages.stream`, read `chunk` impressions at a time.
 
@@ -38,7 +68,8 @@ class PageStream:
     users and queries keep their rows (`known` lists their names, `items` all ids of the
     catalogue in theirs), histories go on, and a session that began in it is cut where
     this part begins, as `Pages.cut_at` would. `after`, at the end: that of the next.
-    numbers: what makes the dense features of a past that has begun to count.
+    numbers: what makes the dense features of a past that has begun to count. deal:
+    where several processes read the log together; they get the same batches as one.
 
     The log must be in time order; raises DataError, naming the first row that is not,
     and whatever else `load` refuses."""
@@ -56,8 +87,9 @@ class PageStream:
         known: dict[str, list] | None = None,
         items: np.ndarray | None = None,
         numbers: Numbers | None = None,
+        deal: Deal | None = None,
     ):
-        self.numbers = numbers
+        self.numbers, self.deal = numbers, deal
         self.size, self.length, self.seen = size, length, seen
         self.longest, self.chunk = longest, chunk
         folder = None if isinstance(source, tuple) else Path(source)
@@ -76,22 +108,41 @@ class PageStream:
     def stream(self, pages: int) -> Iterator[Batch]:
         """All pages in time order of their sessions, `pages` at a time."""
         held: list[tuple] = []
-        for block in self._blocks():
-            mine = np.flatnonzero(block.log.period[block.rows[:, 0]] > 0)
+        for count, take in map(self._made, self._blocks()):
             low = 0
-            while low < len(mine):
+            while low < count:
                 missing = pages - sum(len(part[0]) for part, _ in held)
-                index = mine[low : low + missing]
-                held.append((block.arrays(index, self.length), block.more(index)))
-                low += len(index)
-                if len(index) == missing:
+                held.append(take(slice(low, low + missing)))
+                low += len(held[-1][0][0])
+                if len(held[-1][0][0]) == missing:
                     yield _joined(held)
                     held = []
         if held:
             yield _joined(held)
 
-    def _blocks(self) -> Iterator[Pages]:
-        """Pages of all sessions that have ended, whenever some have."""
+    def _made(self, block: Pages | None) -> tuple[int, Callable[[slice], tuple]]:
+        """How many pages of a block are new, and what gives some of them."""
+        if self.deal:
+            own = None
+            if block is not None:
+                mine = _new(block)
+                keys = block.start[mine], block.qid[mine]
+                own = keys, block.arrays(mine, self.length), block.more(mine)
+            (start, _), arrays, more = self.deal.together(own)
+            return len(start), lambda some: (
+                tuple(part[some] for part in arrays),
+                {name: part[some] for name, part in more.items()},
+            )
+        assert block is not None  # one reader has all users
+        mine = _new(block)
+        return len(mine), lambda some: (
+            block.arrays(mine[some], self.length),
+            block.more(mine[some]),
+        )
+
+    def _blocks(self) -> Iterator[Pages | None]:
+        """Pages of all sessions that have ended, whenever some have; of this reader's
+        users, None where there are none of them."""
         past = self.past.copy() if self.past else Past.empty(self.length, self.seen)
         trails, settled, groups = past.trails(), past.cut, _Names()
         groups.rows, groups.next = dict(past.groups), past.sessions
@@ -121,10 +172,13 @@ class PageStream:
         past.known = {"users": self.users.next, "queries": self.queries.next}
         self.after = past
 
-    def _pages(self, block: Log, past: Past, before) -> Pages:
+    def _pages(self, block: Log, past: Past, before) -> Pages | None:
         """Of sessions that began at `before` or later."""
         old, new = (block.qid[block.period == k] for k in (0, 1))
         self.straddling += len(np.intersect1d(old, new))
+        block = self.deal.own(block) if self.deal else block
+        if not len(block.user):
+            return None
         users, time = np.unique(block.user), np.nextafter(before, -np.inf)
         known = {name: t.before(users, time) for name, t in past.trails().items()}
         pages = Pages(
@@ -204,6 +258,11 @@ def ids_of(items, folder: Path | None) -> pa.Table:
 
 def _table(ids: np.ndarray) -> pa.Table:
     return pa.table({"item_id": pa.array(ids.tolist())})
+
+
+def _new(block: Pages) -> np.ndarray:
+    """Pages that the past has not seen."""
+    return np.flatnonzero(block.log.period[block.rows[:, 0]] > 0)
 
 
 def _joined(held: list[tuple]) -> Batch:

@@ -9,7 +9,7 @@ from lemur_mini.config import Config
 from lemur_mini.data.fingerprint import Fingerprint
 from lemur_mini.model import Sizes
 from lemur_mini.parallel.model import DistributedLemur, averaging
-from lemur_mini.parallel.ranks import Ranks
+from lemur_mini.parallel.ranks import RankError, Ranks
 from lemur_mini.parallel.sharded import load_rows, save_rows, shapes_of, shards_of
 from lemur_mini.pipeline import OneProcess
 from lemur_mini.training import Run
@@ -21,7 +21,7 @@ class RankProcess(OneProcess):
     stops_at_a_step = False
 
     def __init__(self, ranks: Ranks):
-        self.ranks, self.shows_progress = ranks, not ranks.rank
+        self.ranks, self.leads = ranks, not ranks.rank
 
     def build(self, config: Config, sizes: Sizes) -> DistributedLemur:
         """A model that shares its work out."""
@@ -32,6 +32,14 @@ class RankProcess(OneProcess):
         run.losses, run.average = averaging(run.model), self.ranks.mean
         run.over_ranks = self.ranks.sum
         return run
+
+    def require_growth(self, config: Config) -> None:
+        if config.id_optimizer != "adagrad":
+            raise RankError(
+                "tables of ids grow with a stream, and on several ranks only those "
+                "that are cut by rows can: begin it with --config.id-optimizer "
+                "adagrad, or leave torchrun out"
+            )
 
     def save(self, run: Run, path: Path, data: Fingerprint) -> None:
         """Rank 0 writes what all ranks hold alike; each writes its rows of what is cut,

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lemur_mini.data.streams import Deal
 from lemur_mini.errors import Mendable
 
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
@@ -30,6 +31,7 @@ class Ranks:
     size: int = 1
     sharded: bool = False  # the bank: by row over the ranks, else whole on each
     store: object = None  # what outlives a rank
+    readers: object = None  # a group beside that of training: batches are made in time
 
     def own(self, count: int) -> slice:
         """Which of `count` things are this rank's, dealt out like cards: of documents
@@ -66,6 +68,17 @@ class Ranks:
     def mean(self, x: Tensor) -> Tensor:
         """The mean over ranks, on all of them."""
         return self.sum(x) / self.size
+
+    def exchange(self, own: object) -> list:
+        """What every rank gives, in order; for those who make the next batch while a
+        step is going on."""
+        every: list = [None] * self.size
+        dist.all_gather_object(every, own, self.readers)
+        return every
+
+    def deal(self) -> Deal | None:
+        """How the ranks share out the pages of a log that they read together."""
+        return Deal(self.rank, self.size, self.exchange) if self.size > 1 else None
 
     def wait(self) -> None:
         """For the slowest rank."""
@@ -141,7 +154,8 @@ def join(device: torch.device, sharded: bool = False) -> tuple[Ranks, torch.devi
         BACKENDS[device.type], store=store, rank=rank, world_size=size
     )
     signal.signal(signal.SIGTERM, _told_to_stop)
-    return Ranks(rank, size, sharded, store), device
+    readers = dist.new_group(backend="gloo")
+    return Ranks(rank, size, sharded, store, readers), device
 
 
 def _told_to_stop(*_) -> None:

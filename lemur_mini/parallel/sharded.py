@@ -95,9 +95,17 @@ class ShardedBank(Sharded, MemoryBank):
 
     @torch.no_grad()
     def write(self, rows: Tensor, vectors: Tensor, step: int) -> None:
+        place, here = self._place(rows)
+        super().write(place, vectors[here], step)
+
+    def forget(self, rows: Tensor | None = None) -> None:
+        super().forget(rows if rows is None else self._place(rows)[0])
+
+    def _place(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Where those rows stand here that are this rank's, and which they are."""
         place = rows - self.first
         here = (place >= 0) & (place < len(self.vectors))
-        super().write(place[here], vectors[here], step)
+        return place[here], here
 
     def grow(self, documents: int) -> None:
         if documents <= self.total:
