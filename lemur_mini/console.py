@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -59,6 +60,9 @@ class Conversion:
     """Of a table: user_id=UID item_id=SKU timestamp=TIME, and so on."""
     negatives: int = 0
     """For each positive, where a log has no others."""
+    options: tuple[str, ...] = ()
+    """What an importer takes by name: of Qilin part=search, label=dwell, dwell_unit=s;
+    of KuaiSearch label=is_clicked."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -93,15 +97,23 @@ def _convert(arguments: list[str]) -> None:
     if asked.kind == "amazon":
         given.append(asked.category)
     if asked.kind == "table":
-        given.append(_columns(asked.columns))
+        given.append(_pairs("--columns", asked.columns))
     if asked.kind in DRAWING:
         more["negatives"] = asked.negatives
-    print(getattr(data, (IMPORTERS | DRAWING)[asked.kind])(*given, **more))
+    importer = getattr(data, (IMPORTERS | DRAWING)[asked.kind])
+    named = _pairs("--options", asked.options) if asked.options else {}
+    texts = [
+        k for k, v in signature(importer).parameters.items() if type(v.default) is str
+    ]
+    for name in named.keys() - set(texts):
+        known = ", ".join(texts) or "none"
+        raise OptionError(f"--options {name}: {asked.kind} takes {known} by name")
+    print(importer(*given, **more, **named))
 
 
-def _columns(pairs: tuple[str, ...]) -> dict[str, str]:
+def _pairs(option: str, pairs: tuple[str, ...]) -> dict[str, str]:
     if not pairs or any("=" not in pair for pair in pairs):
-        raise OptionError("--columns takes NAME=COLUMN, such as user_id=uid")
+        raise OptionError(f"{option} takes NAME=VALUE, such as user_id=uid")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -58,3 +58,14 @@ def test_convert_makes_a_data_set_of_a_table(tmp_path, monkeypatch, capsys):
     for bad in ([], ["--columns", "user_id"], ["--columns", "user_id=who"]):
         assert console.main([*pair, *bad]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_convert_hands_options_to_importers_that_know_them(tmp_path, capsys):
+    there = ["convert", "qilin", str(tmp_path), str(tmp_path / "out")]
+    assert console.main([*there, "--options", "colour=red"]) == 2
+    said = "--options colour: qilin takes part, label, dwell_unit by name"
+    assert said in capsys.readouterr().err
+    assert console.main([*there, "--options", "label=click", "part=recommendation"]) == 2
+    assert "no recommendation_train in it" in capsys.readouterr().err
+    assert console.main([*there, "--options", "label"]) == 2
+    assert "--options takes NAME=VALUE" in capsys.readouterr().err

@@ -128,9 +128,16 @@ def kuaisearch(folder: Path) -> Path:
                 "time_index": page * 10,
                 "query": WORDS[page % 6],
                 "target_item_id": f"A{item}",
+                "target_item_price": 10.0 * page,
+                "user_fan_number": page // 3 % 5,
+                "user_follow_number": 65,
+                "search_entrance": f"search_entrance_{page % 2}",
                 "is_clicked": int(rng.random() < 0.4),
                 "is_purchased": 0,
                 "recently_clicked_item_ids": ["A1"],
+                "recently_purchased_item_ids": [],
+                "user_statistical_features": {"user_show_cnt_30d_hist": 0.0},
+                "target_item_statistical_features": {"item_click_cnt_30d_hist": 9.0},
                 "split": "train" if page < 50 else "test",
             }
             lines.append(json.dumps(row))
@@ -336,6 +343,13 @@ def test_splits_are_the_periods_where_there_are_no_times(tmp_path):
 
 def test_sessions_of_two_users_with_one_name_stay_two(tmp_path):
     data.from_kuaisearch(kuaisearch(tmp_path / "raw"), tmp_path / "out")
+    log = pq.read_table(tmp_path / "out" / "impressions.parquet")
+    given = {n for n in log.column_names if n.startswith(("user_", "context_"))}
+    assert given == {"user_id", "user_fans", "user_follows", "context_entrance"}
+    refused = facts_of(tmp_path / "out")["refused"]
+    assert refused.keys() == {
+        f"{k}_statistical_features" for k in ("user", "target_item")
+    }
     log = pq.read_table(tmp_path / "out" / "impressions.parquet").to_pylist()
     users: dict = {}
     for row in log:

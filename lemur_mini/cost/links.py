@@ -13,7 +13,7 @@ LINKS = {"NVLink": 450e9, "400 Gb/s": 50e9, "100 Gb/s": 12.5e9}  # bytes/s, one 
 # reaches, and what a collective waits for one hop
 PEAK, REACHED, HOP = 989e12, 0.4, 10e-6  # FLOPs/s, share, seconds
 COLLECTIVES = 12  # in a step: 2 gathers there and back, 3 reads, 1 reduction, 2 of ids
-HALF, FULL = 2, 4  # bytes of bf16 and of fp32
+HALF, FULL, STEP = 2, 4, 8  # bytes of bf16, of fp32, and of a step's number
 
 
 def traffic(
@@ -37,6 +37,20 @@ def traffic(
         "bank": away * rows * config.width * FULL,
         "reduce": away * 2 * dense * FULL,
         "ids": away * 2 * ids * config.id_width * FULL,
+    }
+
+
+def kept(
+    config: Config, ranks: int, users: int, documents: int, dense: bool = False
+) -> dict[str, float]:
+    """Bytes that one GPU keeps of what is cut by rows: `tables` of ids with what their
+    optimiser keeps, one number a row or, where they learn as `dense` weights do, two
+    moments and a gradient; and the `bank`, with the step of every write."""
+    weight = config.id_width * FULL
+    row = 4 * weight if dense else weight + FULL
+    return {
+        "tables": (users + documents) * row / ranks,
+        "bank": documents * (config.width * FULL + STEP) / ranks,
     }
 
 

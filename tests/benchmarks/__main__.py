@@ -16,6 +16,7 @@ NAMES = (
     "overhead",
     "memory",
     "operations",
+    "ranks",
     "peers",
     "gpu",
 )
