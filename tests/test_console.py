@@ -65,7 +65,9 @@ def test_convert_hands_options_to_importers_that_know_them(tmp_path, capsys):
     assert console.main([*there, "--options", "colour=red"]) == 2
     said = "--options colour: qilin takes part, label, dwell_unit by name"
     assert said in capsys.readouterr().err
-    assert console.main([*there, "--options", "label=click", "part=recommendation"]) == 2
+    assert (
+        console.main([*there, "--options", "label=click", "part=recommendation"]) == 2
+    )
     assert "no recommendation_train in it" in capsys.readouterr().err
     assert console.main([*there, "--options", "label"]) == 2
     assert "--options takes NAME=VALUE" in capsys.readouterr().err

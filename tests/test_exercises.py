@@ -70,7 +70,32 @@ def given(config, prepared):
             "qauc": lambda x: (x**2) @ [1, 2, 4],
         }
 
+    def orders():
+        return {"ranked": [np.arange(20), np.r_[4:12, 19, 0:4]]}
+
+    def arms():
+        ids = {"asked": [4, 1], "changed": [1, 1]}
+        return {"arms": {"ids": ids, "LEMUR": {"asked": [5, 2], "changed": [1, 0]}}}
+
+    def served():
+        draw = np.random.default_rng(0)
+        return {"both": [tuple(draw.random((2, 12))) for _ in range(3)]}
+
+    def shown():
+        draw = np.random.default_rng(1)
+        return {"label": draw.integers(2, size=800), "qid": np.arange(800) // 8}
+
+    def vectors():
+        draw = torch.Generator().manual_seed(3)
+        query, document = (torch.randn(n, 3, generator=draw) for n in (4, 5))
+        return {"query": query, "document": document}
+
     makers = {
+        "0.1": orders,
+        "9.4": arms,
+        "10.3": served,
+        "13.3": shown,
+        "14.1": vectors,
         "1.2": log,
         "1.3": rate,
         "1.4": parts,

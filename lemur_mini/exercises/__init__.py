@@ -9,18 +9,22 @@ from collections.abc import Callable
 
 from lemur_mini.exercises import (
     bank,
+    basics,
     contrast,
     encoders,
     joint,
+    measures,
     mine,
     others,
+    practice,
     ranker,
     search_log,
     sequences,
 )
 from lemur_mini.exercises.kinds import Part, Value
 
-ROOMS = (search_log, others, encoders, contrast, ranker, bank, sequences, joint)
+ROOMS = (search_log, encoders, contrast, ranker, bank, sequences, joint, others)
+ROOMS += (measures, practice, basics)
 ALL: dict[str, Value | Part] = {
     name: exercise for room in ROOMS for name, exercise in room.EXERCISES.items()
 }
