@@ -19,7 +19,7 @@ from lemur_mini.config import (
     SEARCH_CHANGES,
     Config,
 )
-from lemur_mini.data.context import Context, counted_later
+from lemur_mini.data.context import Context
 from lemur_mini.data.features import (
     Features,
     make_features,
@@ -94,12 +94,7 @@ def prepare(
 
 def with_context(dataset: Dataset, pages: Pages) -> Context | None:
     """Put the group `context` into the pages, where the log has such columns; how they
-    are read. A column that counts the whole log is left out, and counted."""
-    for name in list(dataset.context):
-        why = counted_later(name, dataset.context[name], dataset.log)
-        if why:
-            dataset.counts[f"refused column {name}: {why}"] = 1
-            del dataset.context[name]
+    are read."""
     if not dataset.context:
         return None
     context = Context.of(dataset)

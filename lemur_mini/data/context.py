@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lemur_mini.data.loading import Dataset, Log
+from lemur_mini.data.loading import Dataset
 
 HEAVY = 20.0  # times the middle, where the largest hundredth begins: a heavy tail
 FARTHEST = 5.0  # standard deviations from the mean
 LEAST = 2  # times that the training period shows a word that gets a row
-SAME = 0.98  # correlation with a count of the whole log that makes a column that count
-FEWEST = 10  # users or items by which a correlation is judged
 
 
 @dataclass(frozen=True)
@@ -114,34 +112,3 @@ class Context:
             for column in (*self.numbers, *self.words)
         ]
         return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def counted_later(name: str, values: np.ndarray, log: Log) -> str | None:
-    """Why a column of numbers (I,) may not be a feature: it counts, for each user or
-    item, what the whole log holds, the future with it. None where it does not."""
-    if values.dtype == object:
-        return None
-    for who, key in (("user", log.user), ("item", log.item)):
-        first = np.unique(key, return_index=True)[1]
-        own = values[first]
-        if len(own) < FEWEST or not np.isfinite(own).all() or own.min() < 0:
-            continue
-        if (values != own[_place(key)]).any():
-            continue  # it changes with the impression
-        for what, weight in (("impressions", None), ("positives", log.label)):
-            total = np.bincount(_place(key), weight)
-            if _alike(own, total):
-                return f"it counts {what} of each {who} in the whole log"
-    return None
-
-
-def _place(key: np.ndarray) -> np.ndarray:
-    """Places among the distinct keys, in their order."""
-    return np.unique(key, return_inverse=True)[1]
-
-
-def _alike(values: np.ndarray, total: np.ndarray) -> bool:
-    x, y = np.log1p(values), np.log1p(total)
-    if x.std() == 0 or y.std() == 0:
-        return False
-    return bool(np.corrcoef(x, y)[0, 1] > SAME)

@@ -14,6 +14,7 @@ from lemur_mini.data.columns import is_text
 from lemur_mini.data.errors import DataError, Origin, fail
 from lemur_mini.data.folders import ABOUT, is_folder, read_about, read_tables, useless
 from lemur_mini.data.joins import encode, group_of, is_made, item_rows
+from lemur_mini.data.leaks import counted_later
 from lemur_mini.data.schema import (
     IMPRESSIONS,
     ITEMS,
@@ -105,7 +106,7 @@ def load(source: str | Path) -> Dataset:
         truth=truth,
         counts=counts,
         created=_created(items),
-        context=_context(table, order, counts),
+        context=_context(table, order, log, counts),
     )
 
 
@@ -207,14 +208,18 @@ def _dense(values: pa.ChunkedArray, order: np.ndarray) -> tuple[np.ndarray, pa.A
     return number[codes], names.take(pa.array(by_time))
 
 
-def _context(table: pa.Table, order: np.ndarray, counts: Counter) -> dict:
-    """The features of user and moment, in time order; what is empty is counted."""
+def _context(table: pa.Table, order: np.ndarray, log: Log, counts: Counter) -> dict:
+    """The features of user and moment, in time order; what is empty is counted, and so
+    is a column that counts the whole log, which is left out."""
     found = {}
     for name in feature_columns(table):
         text = is_text(table[name].type)
         values = np.array(table[name].to_pylist(), object if text else np.float64)[
             order
         ]
+        if why := counted_later(values, log.user, log.item, log.label):
+            counts[f"refused column {name}: {why}"] = 1
+            continue
         found[name] = values
         missing = [not v for v in values] if text else ~np.isfinite(values)
         counts[f"empty {name}"] += int(np.sum(missing))
