@@ -281,3 +281,9 @@ def test_a_figure_without_words_is_told():
 )
 def test_words_are_found_as_they_are_written(term, text, found):
     assert bool(pages.term_pattern(term).search(text)) == found
+
+
+def test_what_is_no_page_is_named_and_not_linked():
+    text = "Open [answers.md](answers.md), [the key](quiz-key.md#x), [quiz](quiz.md)."
+    wanted = "Open `answers.md` (in the repository), `the key` (in the repository), "
+    assert pages.without_links(text) == wanted + "[quiz](quiz.md)."

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from docutils import nodes
 from latex2mathml.converter import convert
-from pages import HERE, claims, core, term_pattern, terms
+from pages import HERE, claims, core, term_pattern, terms, without_links
 from sphinx.addnodes import index
 from sphinx.transforms import SphinxTransform
 from sphinx.util.inspect import signature, stringify_signature
@@ -40,8 +40,10 @@ PDF_LINK = 'The whole book as <a href="../../lemur_mini.pdf">one PDF</a>.'
 
 
 def fill(app, name: str, source: list[str]) -> None:
-    """The table of claims, and the link to the PDF where there is one."""
+    """The table of claims, the link to the PDF where there is one, and no link to what
+    is read in the repository alone."""
     source[0] = source[0].replace("<!-- every claim -->", claims())
+    source[0] = without_links(source[0])
     if app.tags.has("pdf"):
         source[0] = source[0].replace("<!-- pdf -->", PDF_LINK)
 

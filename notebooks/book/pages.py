@@ -28,6 +28,13 @@ HEADS = ["", "claim", "kind", "data", "paper", "ours, points", "95 % interval"]
 HEADS += ["seeds", "verdict"]
 
 
+def without_links(text: str) -> str:
+    """Markdown whose links to files that are no pages are words."""
+    names = "|".join(re.escape(Path(x).name) for x in NO_PAGES if x.endswith(".md"))
+    pattern = rf"\[([^\]]*)\]\((?:{names})(?:#[^)]*)?\)"
+    return re.sub(pattern, r"`\1` (in the repository)", text)
+
+
 def row_of(cells: list[str]) -> str:
     """A row of a table."""
     return "| " + " | ".join(cells) + " |"
