@@ -23,9 +23,7 @@ from lemur_mini.data.rates import (
     values,
     whole,
 )
-from lemur_mini.data.statistics import KEPT, Statistics
-
-PAIRS = ("both", "user_category")  # a user with something
+from lemur_mini.data.statistics import KEPT, PAIRS, Statistics
 
 
 class Counts:
@@ -52,8 +50,9 @@ class Counts:
         for name, rows in past.counted.items():
             for key in np.flatnonzero(rows[:, SHOWN]).tolist():
                 counts.table[name, key] = rows[key].tolist()
-        columns = (past.events[name].tolist() for name in ("user", "item", "time"))
-        for event in zip(*columns, past.events["label"].tolist(), strict=True):
+        events = past.events
+        columns = (events[n].tolist() for n in ("user", "item", "time", "label"))
+        for event in zip(*columns, strict=True):
             counts._meet(*event)
         return counts
 
