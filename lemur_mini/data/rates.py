@@ -32,6 +32,26 @@ def whole(time: np.ndarray | float) -> np.ndarray:
     return np.floor(time).astype(np.int64)
 
 
+class Documents:
+    """What whoever counts knows of the documents of a catalogue."""
+
+    def __init__(self, born: np.ndarray, category: np.ndarray | None = None):
+        """born: (N,) unix seconds, NEVER where unknown; category: (N,) numbers, -1
+        where empty, None where nothing has one."""
+        self.born, self.category = born, category
+
+    def grow(self, born: np.ndarray, category: np.ndarray | None = None) -> None:
+        """More documents at the end of the catalogue."""
+        self.born = np.concatenate([self.born, born])
+        if self.category is not None:
+            self.category = np.concatenate([self.category, category])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For a file."""
+        more = {} if self.category is None else {"category": self.category}
+        return {"born": self.born} | more
+
+
 class Table:
     """Counts of the events of keys, readable at any place of their order."""
 

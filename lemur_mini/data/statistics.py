@@ -27,6 +27,7 @@ from lemur_mini.data.rates import (
     NAMES,
     NEVER,
     SHOWN,
+    Documents,
     Table,
     rate,
     residuals,
@@ -44,13 +45,13 @@ PAIRS = ("both", "user_category")  # a user with something
 ALWAYS = np.iinfo(np.int64).max  # later than every time
 
 
-class Statistics:
+class Statistics(Documents):
     """A log's statistics, readable for any user, document and time since the last
     `settle`: what was counted before that, and the events since."""
 
     def __init__(self, born: np.ndarray, category: np.ndarray | None = None):
         """born: (N,) as of `created`; category: (N,) as of `categories`."""
-        self.born, self.category = born, category
+        super().__init__(born, category)
         self.since = NEVER  # events before this second are counted
         self.counted = {name: _empty(0) for name in self._keys(*_nothing(2))}
         self.runs: tuple[Run, ...] = ()  # of events: all since, and what pairs need
@@ -102,12 +103,6 @@ class Statistics:
         for name, key in self._keys(new["user"], new["item"]).items():
             self.counted[name] = _counted(self.counted[name], key, new)
 
-    def grow(self, born: np.ndarray, category: np.ndarray | None = None) -> None:
-        """More documents at the end of the catalogue."""
-        self.born = np.concatenate([self.born, born])
-        if self.category is not None:
-            self.category = np.concatenate([self.category, category])
-
     def copy(self) -> Statistics:
         """Another that goes on by itself; arrays are never written into."""
         new = copy.copy(self)
@@ -130,8 +125,7 @@ class Statistics:
         """All of it."""
         events = self.events
         done = np.searchsorted(events["time"], self.since)
-        out = {"born": self.born, "since": np.array([self.since, done])}
-        out |= {} if self.category is None else {"category": self.category}
+        out = super().arrays() | {"since": np.array([self.since, done])}
         out |= {f"counted.{name}": rows for name, rows in self.counted.items()}
         return out | {f"events.{name}": rows for name, rows in events.items()}
 
