@@ -19,7 +19,9 @@ from safetensors.torch import save as as_bytes
 from lemur_mini import finite
 from lemur_mini.config import Config
 from lemur_mini.data.fingerprint import Fingerprint, Mismatch
-from lemur_mini.data.past import Past
+from lemur_mini.data.likeness import Likeness
+from lemur_mini.data.match import Match
+from lemur_mini.data.past import Past, matcher_of
 from lemur_mini.files import FileError, as_json, one_line, under, write_atomically
 from lemur_mini.memory_bank import NEVER
 from lemur_mini.model import Lemur, Sizes
@@ -185,6 +187,15 @@ def read_facts(path: Path) -> dict:
     """What a checkpoint says beside its tensors, which are not read."""
     with _explained(path), safe_open(path, "pt") as file:
         return _header(file)
+
+
+def read_matcher(path: Path) -> Match | Likeness | None:
+    """What weighs the `match` of a run that is kept, without the rest."""
+    with _explained(path), safe_open(path, "pt") as file:
+        said = _header(file).get("part") or {"past": {}}
+        names = [n for n in file.keys() if n.startswith("past.match.")]  # noqa: SIM118
+        arrays = {n: file.get_tensor(n).numpy() for n in names}
+        return matcher_of(said["past"], under("past.", arrays))
 
 
 def _header(file) -> dict:

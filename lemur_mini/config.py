@@ -10,6 +10,9 @@ CONTENT = ("content", "long", "short", "similarity")  # need the encoders and th
 LEMUR = (*BASELINE, *CONTENT)
 DENSE = ("statistics", "match")  # not the paper's: what a ranker has beside a network
 CONTEXT = "context"  # ... and the columns user_* and context_* of a log that has some
+# Standard deviations from the mean, to which a standardised number is cut: an outlier
+# may not shout.
+FARTHEST = 5.0
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-FARTHEST = 5.0  # standard deviations from the mean; an outlier may not shout
-EDGE = 2.5  # ... of the first and the last knot
+from lemur_mini.config import FARTHEST
 
-
+EDGE = 2.5  # standard deviations from the mean, of the first and the last knot
 WORD_WIDTH = 8  # our choice: numbers that stand for one word of the context
 
 

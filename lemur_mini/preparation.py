@@ -55,16 +55,20 @@ class Prepared:
 
 
 def prepare(
-    source: Dataset | str | Path, config: Config, device: torch.device
+    source: Dataset | str | Path,
+    config: Config,
+    device: torch.device,
+    learnt: Match | Likeness | None = None,
 ) -> Prepared:
-    """Load, validate and tensorise a data set, or the one that is loaded."""
+    """Load, validate and tensorise a data set, or the one that is loaded. learnt: of a
+    run, by whose weights `match` is made, and not by the data's own."""
     dataset = source if isinstance(source, Dataset) else load(source)
     tokenizer = make_tokenizer(dataset, config)
     features = make_features(dataset, config, tokenizer)
     names = order_fields(dataset, config)
     pages = Pages(dataset.log, config.page_size, seen=config.history_seen)
     pages.dense, matcher = dense_features(
-        dataset, config.groups, pages, features.images.numpy()
+        dataset, config.groups, pages, features.images.numpy(), learnt
     )
     context = with_context(dataset, pages)
     sizes = Sizes(
@@ -103,17 +107,23 @@ def with_context(dataset: Dataset, pages: Pages) -> Context | None:
 
 
 def dense_features(
-    dataset: Dataset, groups: tuple[str, ...], pages: Pages, images: np.ndarray
+    dataset: Dataset,
+    groups: tuple[str, ...],
+    pages: Pages,
+    images: np.ndarray,
+    learnt: Match | Likeness | None = None,
 ) -> tuple[dict[str, np.ndarray], Match | Likeness | None]:
     """Those of `statistics` and `match` that are asked for, (I, F) of all impressions,
     and the scorer of `match`: of words and query, or, in a feed, of the pages'
-    histories. images: (N, 3, H, W) uint8."""
+    histories. images: (N, 3, H, W) uint8; learnt: as of `prepare`."""
     dense, matcher = {}, None
     if "statistics" in groups:
         dense["statistics"] = statistics(dataset)
     if "match" in groups:
         parts = (dataset, pages, images) if dataset.is_feed else (dataset,)
-        matcher, dense["match"] = (likeness if dataset.is_feed else match)(*parts)
+        matcher, dense["match"] = (likeness if dataset.is_feed else match)(
+            *parts, learnt=learnt
+        )
     return dense, matcher
 
 

@@ -14,6 +14,7 @@ from lemur_mini import pipeline
 from lemur_mini.config import (
     BASELINE_CHANGES,
     CLASSROOM,
+    FARTHEST,
     LEMUR,
     SEARCH_CHANGES,
     Config,
@@ -23,7 +24,7 @@ from lemur_mini.data.likeness import Likeness
 from lemur_mini.data.loading import without_queries
 from lemur_mini.data.pages import PAD
 from lemur_mini.data.schema import DataError
-from lemur_mini.dense import EDGE, FARTHEST, Dense
+from lemur_mini.dense import EDGE, Dense
 from lemur_mini.preparation import config_for, dense_features, variant, with_dense
 from lemur_mini.reproduce.variants import config_of
 from lemur_mini.serving.export import COUNTED, COUNTS, export_engine

@@ -14,7 +14,7 @@ from lemur_mini.data import statistics as module
 from lemur_mini.data.counts import Counts
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.loading import Dataset, load
-from lemur_mini.data.rates import FAR, NAMES, NEVER, PRIOR
+from lemur_mini.data.rates import FAR, NAMES, NEVER, PRIOR, Table
 from lemur_mini.data.statistics import (
     Statistics,
     categories,
@@ -279,10 +279,48 @@ def test_in_pieces_equals_at_once(tmp_path: Path, window, size: int, category: b
         past.settle(log.timestamp[part][-1])
         past = Statistics.of_arrays(past.arrays())
     assert len(again) > 0.9 * len(when)
-    kept = np.bincount(past.events["user"][: past.done])
+    kept = np.bincount(past.events["user"][past.events["time"] < past.since])
     assert kept.max() <= window  # what is kept grows with users, not with the log
     with pytest.raises(DataError, match="statistics go forward"):
         past.read(log.user[:1], log.item[:1], when[:1])
+
+
+def test_a_piece_costs_by_its_own_size(tmp_path: Path, monkeypatch):
+    """However much came before: events that are sorted, in two halves of a log."""
+    log, handled = make(tmp_path, rows=1024).log, []
+
+    class Counting(Table):
+        def __init__(self, key, *more):
+            handled.append(len(key))
+            super().__init__(key, *more)
+
+    monkeypatch.setattr(module, "Table", Counting)
+    past, ends = Statistics(np.zeros(12, int), np.zeros(12, int)), []
+    for low in range(0, 1024, 4):
+        user, item, time, label = (
+            x[low : low + 4] for x in (log.user, log.item, log.timestamp, log.label)
+        )
+        past.add(user, item, time, label)
+        past.read(user, item, time)
+        past.settle(time[-1] - 50)
+        ends.append(sum(handled))
+    first, both = ends[len(ends) // 2 - 1], ends[-1]
+    assert both - first < 1.5 * first  # 3 times, were all handled every time
+    assert len(past.runs) <= np.log2(len(ends)) + 1
+
+
+def test_a_copy_goes_on_by_itself(small: Dataset):
+    log, half = small.log, 150
+    columns = log.user, log.item, log.timestamp, log.label
+    past, when = Statistics(created(small), categories(small)), log.timestamp[half]
+    past.add(*(x[:half] for x in columns))
+    wanted = {name: values.copy() for name, values in past.arrays().items()}
+    asked = log.user, log.item, np.full(300, when)
+    read, other = past.read(*asked), past.copy()
+    other.add(*(x[half:] for x in columns))
+    other.settle(log.timestamp[-1])
+    np.testing.assert_equal(past.arrays(), wanted)
+    np.testing.assert_array_equal(past.read(*asked), read)
 
 
 def test_pairs_are_counted_among_the_newest(small: Dataset, window):

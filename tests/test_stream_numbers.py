@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,14 @@ from lemur_mini.data.catalogue import Catalogue
 from lemur_mini.data.features import decode_images
 from lemur_mini.data.likeness import LENGTH, Likeness
 from lemur_mini.data.loading import Dataset, load
-from lemur_mini.data.match import Match
+from lemur_mini.data.match import Field, Match
 from lemur_mini.data.numbers import Numbers
 from lemur_mini.data.pages import Pages
 from lemur_mini.data.past import Past
 from lemur_mini.data.statistics import statistics
 from lemur_mini.data.streams import PageStream
 from lemur_mini.preparation import with_dense
+from lemur_mini.serving import __main__ as serving
 from lemur_mini.serving.ranker import Ranker
 from tests.test_stream import crossing
 
@@ -237,6 +239,7 @@ def test_a_run_of_a_table_goes_on_with_its_numbers(data, small, tmp_path):
     checkpoint = tmp_path / continuing.NAME
     trained = pipeline.train(data, small, device="cpu", checkpoint=checkpoint)
     prepared = trained.prepared
+    assert Ranker.load(checkpoint, prepared).numbers.matcher is prepared.matcher
     words = prepared.tokenizer.backend_tokenizer.to_str()
     (tmp_path / continuing.TOKENIZER).write_text(words, "utf-8")
     facts, found = checkpoints.read(checkpoint)
@@ -309,13 +312,38 @@ def test_a_run_that_counted_nothing_is_told(days, begun):
         go_on(begun, days[1], CPU, longest=HOUR)
 
 
-def test_a_ranker_asks_with_what_the_run_has_learnt(data, whole, small):
-    """Loaded with the data, it matches by the run's weights, not by the table's own."""
+@pytest.fixture
+def told(data, whole) -> Iterator[Path]:
+    """The data with the tokenizer of the run."""
     shutil.copy(whole / continuing.TOKENIZER, data)
-    try:
-        prepared = pipeline.prepare(data, small, CPU)
-    finally:
-        (data / continuing.TOKENIZER).unlink()
+    yield data
+    (data / continuing.TOKENIZER).unlink()
+
+
+def test_a_served_run_weighs_every_document_once(
+    told, feed, whole, table, wanted, monkeypatch
+):
+    """By what the run has learnt, and never by what the table would have."""
+    kind, name, weighed = *((Likeness, "_of") if feed else (Field, "weigh")), []
+    original = getattr(kind, name)
+
+    def counting(self, *given):
+        weighed.append(given[-1].shape[0])
+        return original(self, *given)
+
+    monkeypatch.setattr(kind, name, counting)
+    options = serving.Options(whole, data=str(told), device="cpu")
+    _, ranker = serving.open_ranker(options)
+    fields = 1 if feed else len(table.texts) + 1
+    assert weighed == [len(table.items)] * fields
+    pages, _ = wanted
+    found = ranker.prepared.pages.dense["match"]
+    np.testing.assert_array_equal(found, pages.dense["match"])
+
+
+def test_a_ranker_asks_with_what_the_run_has_learnt(data, told, whole, small):
+    """Loaded with the data, it matches by the run's weights, not by the table's own."""
+    prepared = pipeline.prepare(told, small, CPU)
     ranker = Ranker.load(whole / continuing.NAME, prepared)
     log, rows = prepared.dataset.log, prepared.pages.rows
     matched = prepared.pages.dense["match"].any(axis=1)

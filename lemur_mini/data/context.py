@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lemur_mini.config import FARTHEST
 from lemur_mini.data.loading import Dataset
 
 HEAVY = 20.0  # times the middle, where the largest hundredth begins: a heavy tail
-FARTHEST = 5.0  # standard deviations from the mean
 LEAST = 2  # times that the training period shows a word that gets a row
 
 

@@ -18,17 +18,16 @@ from lemur_mini.data.rates import (
     RESIDUAL,
     SHOWN,
     WATCHED,
+    Documents,
     rate,
     residuals,
     values,
     whole,
 )
-from lemur_mini.data.statistics import KEPT, Statistics
-
-PAIRS = ("both", "user_category")  # a user with something
+from lemur_mini.data.statistics import KEPT, PAIRS, Statistics
 
 
-class Counts:
+class Counts(Documents):
     """What `Statistics` reads, event by event. Equal to it bit for bit where a page is
     read at its start.
 
@@ -36,7 +35,7 @@ class Counts:
 
     def __init__(self, born: np.ndarray, category: np.ndarray | None = None):
         """born: (N,) as of `created`; category: (N,) as of `categories`."""
-        self.born, self.category = born, category
+        super().__init__(born, category)
         self.table: dict[tuple, list[int]] = {}
         self.recent: dict[int, array] = {}  # user: the newest KEPT, 2 x item + label
         self.waiting: list[tuple[int, int, int, int]] = []  # of the last second
@@ -52,8 +51,9 @@ class Counts:
         for name, rows in past.counted.items():
             for key in np.flatnonzero(rows[:, SHOWN]).tolist():
                 counts.table[name, key] = rows[key].tolist()
-        columns = (past.events[name].tolist() for name in ("user", "item", "time"))
-        for event in zip(*columns, past.events["label"].tolist(), strict=True):
+        events = past.events
+        columns = (events[n].tolist() for n in ("user", "item", "time", "label"))
+        for event in zip(*columns, strict=True):
             counts._meet(*event)
         return counts
 
@@ -77,12 +77,6 @@ class Counts:
         when = np.full(len(keys), time)
         return values(counts, when, self.born[np.asarray(item)])
 
-    def grow(self, born: np.ndarray, category: np.ndarray | None = None) -> None:
-        """More documents at the end of the catalogue."""
-        self.born = np.concatenate([self.born, born])
-        if self.category is not None:
-            self.category = np.concatenate([self.category, category])
-
     def _keys(self, user: int, item: int) -> dict[str, tuple]:
         keys = {"all": (0,), "document": (item,), "user": (user,), "both": (user, item)}
         if self.category is not None:
@@ -99,9 +93,7 @@ class Counts:
         """All that is counted, as arrays for a file: keys (M, K) and counts (M, 6) of
         each kind. What waits is counted first: the last second is over."""
         self._until(self.latest + 1)
-        out = {"now": np.array([self.now]), "born": self.born}
-        if self.category is not None:
-            out["category"] = self.category
+        out = super().arrays() | {"now": np.array([self.now])}
         for kind in sorted({key[0] for key in self.table}):
             rows = [(key[1:], row) for key, row in self.table.items() if key[0] == kind]
             out[f"{kind} keys"] = np.array([key for key, _ in rows])

@@ -192,13 +192,18 @@ class Likeness:
             block[name][: len(old)], block[name][rows] = old, values
         return Likeness(self.texts, self.pictures, block)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All of it, for a file."""
+    def weights(self) -> dict[str, np.ndarray]:
+        """What was learnt, without the documents."""
         texts, pictures = self.texts, self.pictures
         words = np.array(list("\n".join(texts.columns).encode()), np.uint8)
         out = {"words": words, "weight": texts.weight, "along": texts.along}
-        out |= {f"picture/{name}": part for name, part in vars(pictures).items()}
-        return out | {f"vectors/{n}": self._all(n) for n in (*self.kinds, THERE)}
+        return out | {f"picture/{name}": part for name, part in vars(pictures).items()}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it, for a file."""
+        return self.weights() | {
+            f"vectors/{n}": self._all(n) for n in (*self.kinds, THERE)
+        }
 
     @classmethod
     def of_arrays(cls, names: list[str], arrays: dict[str, np.ndarray]) -> Likeness:
@@ -255,8 +260,12 @@ def of_pages(scorer: Likeness, pages: Pages) -> np.ndarray:
 
 
 def likeness(
-    dataset: Dataset, pages: Pages, images: np.ndarray
+    dataset: Dataset, pages: Pages, images: np.ndarray, learnt: object = None
 ) -> tuple[Likeness, np.ndarray]:
-    """The scorer of a catalogue, and its numbers (I, F) for all impressions."""
-    scorer = Likeness.fit(dataset.texts, images, known(dataset))
+    """The scorer of a catalogue, and its numbers (I, F) for all impressions. learnt:
+    another, by whose weights, if it is one."""
+    if isinstance(learnt, Likeness):
+        scorer = learnt.over(dataset.texts, images)
+    else:
+        scorer = Likeness.fit(dataset.texts, images, known(dataset))
     return scorer, of_pages(scorer, pages)

@@ -106,13 +106,15 @@ class Field:
         size = np.sqrt(np.bincount(row, weight**2, minlength=counts.shape[0]))
         return weight / size[row]
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """What it was learnt of."""
+        known = np.array([self.documents, self.length])
+        return {"known": known, "words": self.words, "having": self.having}
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, for a file."""
         bm25, tfidf = stacked(self.blocks) if self.blocks else self.weigh(counted([]))
-        return {
-            "known": np.array([self.documents, self.length]),
-            "words": self.words,
-            "having": self.having,
+        return self.weights() | {
             "places": bm25.indices,
             "ends": bm25.indptr,
             "bm25": bm25.data,
@@ -206,10 +208,13 @@ class Match:
         more.fields = fields
         return more
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """What was learnt, without the documents: field and part -> array."""
+        return _flat({name: field.weights() for name, field in self.fields.items()})
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it, for a file: field and part -> array."""
-        parts = {name: field.arrays() for name, field in self.fields.items()}
-        return {f"{n}/{k}": a for n, some in parts.items() for k, a in some.items()}
+        return _flat({name: field.arrays() for name, field in self.fields.items()})
 
     @classmethod
     def of_arrays(cls, names: list[str], arrays: dict[str, np.ndarray]) -> Match:
@@ -232,6 +237,10 @@ class Match:
         return np.concatenate(scores, axis=1).astype(np.float32)[place]
 
 
+def _flat(parts: dict[str, dict]) -> dict[str, np.ndarray]:
+    return {f"{n}/{k}": a for n, some in parts.items() for k, a in some.items()}
+
+
 def _count(texts: dict[str, list[str | None]]) -> dict[str, sparse.csr_array]:
     counts = {name: counted(values) for name, values in texts.items()}
     return counts | ({ALL: counted(joined(texts))} if texts else {})
@@ -246,7 +255,12 @@ def known(dataset: Dataset) -> np.ndarray:
     return there if dataset.created is None else there | (dataset.created < start)
 
 
-def match(dataset: Dataset) -> tuple[Match, np.ndarray]:
-    """The scorer of a catalogue, and its numbers (I, F) for all impressions."""
-    scorer, log = Match(dataset.texts, known(dataset)), dataset.log
+def match(dataset: Dataset, learnt: object = None) -> tuple[Match, np.ndarray]:
+    """The scorer of a catalogue, and its numbers (I, F) for all impressions. learnt:
+    another, by whose weights, if it is one of these fields."""
+    names, log = [*dataset.texts, *([ALL] if dataset.texts else [])], dataset.log
+    if isinstance(learnt, Match) and list(learnt.fields) == names:
+        scorer = learnt.over(dataset.texts)
+    else:
+        scorer = Match(dataset.texts, known(dataset))
     return scorer, scorer(dataset.queries, log.query, log.item)

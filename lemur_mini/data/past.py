@@ -154,14 +154,17 @@ class Past:
             trails["tail"] = Log(*(arrays[f"tail.{f.name}"] for f in _LOG))
         if some := under("statistics.", arrays):
             trails["statistics"] = Statistics.of_arrays(some)
-        facts, fields = dict(facts), facts.get("matched", [])
-        if some := under("match.", arrays):
-            kind = Match if fields else Likeness
-            names = [name for name in fields if name != ALL]
-            trails["matcher"] = kind.of_arrays(names, some)
+        facts, trails["matcher"] = dict(facts), matcher_of(facts, arrays)
         facts.pop("matched", None)
         began = {k: -np.inf for k in ("until", "cut") if facts[k] is None}  # in JSON
         return cls(**facts | began, **trails)
+
+
+def matcher_of(facts: dict, arrays: dict[str, np.ndarray]) -> Match | Likeness | None:
+    """That of the `state` of a past, if it has one."""
+    some, names = under("match.", arrays), facts.get("matched", [])
+    kind = Match if names else Likeness
+    return kind.of_arrays([n for n in names if n != ALL], some) if some else None
 
 
 _LOG = fields(Log)

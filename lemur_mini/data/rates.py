@@ -32,6 +32,26 @@ def whole(time: np.ndarray | float) -> np.ndarray:
     return np.floor(time).astype(np.int64)
 
 
+class Documents:
+    """What whoever counts knows of the documents of a catalogue."""
+
+    def __init__(self, born: np.ndarray, category: np.ndarray | None = None):
+        """born: (N,) unix seconds, NEVER where unknown; category: (N,) numbers, -1
+        where empty, None where nothing has one."""
+        self.born, self.category = born, category
+
+    def grow(self, born: np.ndarray, category: np.ndarray | None = None) -> None:
+        """More documents at the end of the catalogue."""
+        self.born = np.concatenate([self.born, born])
+        if self.category is not None:
+            self.category = np.concatenate([self.category, category])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For a file."""
+        more = {} if self.category is None else {"category": self.category}
+        return {"born": self.born} | more
+
+
 class Table:
     """Counts of the events of keys, readable at any place of their order."""
 
@@ -39,15 +59,15 @@ class Table:
         """key, order, times, labels and residuals (E,) of events in time order; keys
         below 0 are nobody's. order: what a key's events are read by, never falling."""
         mine = key >= 0
-        key, order, time, label, residual = (x[mine] for x in (key, order, *events))
-        self.key, key = np.unique(key, return_inverse=True)  # small numbers
-        by_key = np.argsort(key, kind="stable")
+        by_key = np.argsort(key[mine], kind="stable")
         key, order, time, label, residual = (
-            x[by_key] for x in (key, order, time, label, residual)
+            x[mine][by_key] for x in (key, order, *events)
         )
+        new = np.diff(key, prepend=-1) != 0  # keys are numbered from 0
+        self.key = key[new].astype(np.int64)
         row = np.where(label, np.arange(len(time)), -1)
         self.low, self.high = order.min(initial=0), order.max(initial=0) + 1
-        self.place = self._place(key, order)
+        self.place = self._place(np.cumsum(new) - 1, order)
         self.time = np.r_[time, NEVER]
         self.latest = np.r_[-1, np.maximum.accumulate(row)]  # watch up to an event
         self.watched, self.lift = (np.r_[0, np.cumsum(x)] for x in (label, residual))
@@ -56,13 +76,17 @@ class Table:
         order = np.clip(order, self.low, self.high)
         return number * (self.high - self.low + 1) + (order - self.low)
 
-    def between(self, key: np.ndarray, since, until: np.ndarray) -> np.ndarray:
+    def between(self, key: np.ndarray, since, until) -> np.ndarray:
         """Counts (R, 6) of the events of keys (R,) from `since` to before `until`:
         shown, watched, times of the first and the last event and of the last watch
         (NEVER if none), sum of residuals."""
+        by_key = np.argsort(key)  # a search is fast beside the one before it
+        key, since, until = (
+            np.broadcast_to(x, key.shape)[by_key] for x in (key, since, until)
+        )
         number = np.searchsorted(self.key, key).clip(max=max(len(self.key) - 1, 0))
         there = self.key[number] == key if len(self.key) else np.zeros(len(key), bool)
-        begin = np.searchsorted(self.place, self._place(number, np.asarray(since)))
+        begin = np.searchsorted(self.place, self._place(number, since))
         end = np.searchsorted(self.place, self._place(number, until))
         end = np.where(there, end, begin)
 
@@ -71,7 +95,9 @@ class Table:
 
         columns = end - begin, self.watched[end] - self.watched[begin]
         columns += at_event(begin), at_event(end - 1), at_event(self.latest[end])
-        return np.stack([*columns, self.lift[end] - self.lift[begin]], axis=1)
+        out = np.empty((len(key), len(EMPTY)), np.int64)
+        out[by_key] = np.stack([*columns, self.lift[end] - self.lift[begin]], axis=1)
+        return out
 
 
 def rate(counts: np.ndarray, everything: np.ndarray) -> np.ndarray:

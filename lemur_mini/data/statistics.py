@@ -26,36 +26,35 @@ from lemur_mini.data.rates import (
     LAST_WATCH,
     NAMES,
     NEVER,
-    RESIDUAL,
     SHOWN,
-    WATCHED,
+    Documents,
     Table,
     rate,
     residuals,
     values,
     whole,
 )
+from lemur_mini.data.runs import EVENTS, Run, appended
 
 # Impressions of a user among which pairs are counted. # our choice: more than the
-# busiest of our real logs has; one that is kept takes 25 bytes.
+# busiest of our real logs has; one that is kept takes 25 bytes in a file, and with its
+# tables at most 121 in memory.
 KEPT = 65_536
 CATEGORY = "category"  # the column that says so, where there is one
-EVENTS = {"user": "i4", "item": "i4", "time": "i8", "label": "i1"}
-EVENTS |= {"residual": "i4", "place": "i4"}  # place: among the user's impressions
+PAIRS = ("both", "user_category")  # a user with something
+ALWAYS = np.iinfo(np.int64).max  # later than every time
 
 
-class Statistics:
+class Statistics(Documents):
     """A log's statistics, readable for any user, document and time since the last
     `settle`: what was counted before that, and the events since."""
 
     def __init__(self, born: np.ndarray, category: np.ndarray | None = None):
         """born: (N,) as of `created`; category: (N,) as of `categories`."""
-        self.born, self.category = born, category
+        super().__init__(born, category)
         self.since = NEVER  # events before this second are counted
         self.counted = {name: _empty(0) for name in self._keys(*_nothing(2))}
-        self.events = {n: np.zeros(0, kind) for n, kind in EVENTS.items()}  # in order
-        self.done = 0  # of these, counted: pairs need them
-        self._tables: dict[str, Table] = {}  # of these events
+        self.runs: tuple[Run, ...] = ()  # of events: all since, and what pairs need
 
     @classmethod
     def of(cls, dataset: Dataset, until: float = np.inf) -> Statistics:
@@ -67,14 +66,16 @@ class Statistics:
 
     def add(self, user, item, time, label) -> None:
         """Events (E,) in time order, none earlier than before."""
+        if not len(item):
+            return
         new = {"user": user, "item": item, "time": whole(time), "label": label}
         new |= {"residual": np.zeros_like(item), "place": self._places(user)}
-        old, self._tables = self.events, {}
-        self.events = {n: np.r_[old[n], new[n]].astype(EVENTS[n]) for n in EVENTS}
+        new = {name: new[name].astype(kind) for name, kind in EVENTS.items()}
+        before, self.runs = self.runs, (*self.runs, Run(new))
         parts = (("document", item), ("all", np.zeros_like(item)))
         chance = rate(*(self._before(name, key, new["time"]) for name, key in parts))
-        self.events["residual"][len(old["item"]) :] = residuals(label, chance)
-        self._tables = {}
+        new["residual"] = residuals(label, chance).astype(EVENTS["residual"])
+        self.runs = self._merged([*before, Run(new)])
 
     def read(self, user: np.ndarray, item: np.ndarray, when: np.ndarray) -> np.ndarray:
         """(R, F) of documents and users (rows, (R,)) on pages that begin at a time.
@@ -87,36 +88,25 @@ class Statistics:
         counts = {name: self._before(name, key, when) for name, key in keys.items()}
         shown = counts["user"][:, SHOWN]  # place of the user's next impression
         for name, key in self._pairs(user, item).items():
-            counts[name] = self._met(name, key).between(key, shown - KEPT, shown)
+            counts[name] = _empty(len(key))
+            for run in self.runs:
+                met = self._table(run, name).between(key, shown - KEPT, shown)
+                counts[name] = _joined(counts[name], met)
         return values(counts, when, self.born[item])
 
     def settle(self, cut: float) -> None:
         """Nobody asks any more what was known before `cut`."""
         if not np.isfinite(cut) or whole(cut) <= self.since:
             return
-        self.since, low = int(whole(cut)), self.done
-        self.done = int(np.searchsorted(self.events["time"], self.since))
-        new = {name: x[low : self.done] for name, x in self.events.items()}
+        old, self.since = self.since, int(whole(cut))
+        new = appended([run.between(old, self.since) for run in self.runs])
         for name, key in self._keys(new["user"], new["item"]).items():
             self.counted[name] = _counted(self.counted[name], key, new)
-        total = self.counted["user"][:, SHOWN]
-        user, place = self.events["user"], self.events["place"]
-        kept = np.arange(len(user)) >= self.done  # what is not counted yet stays
-        kept[: self.done] = place[: self.done] >= total[user[: self.done]] - KEPT
-        self.done = int(kept[: self.done].sum())
-        self.events = {name: x[kept] for name, x in self.events.items()}
-        self._tables = {}
-
-    def grow(self, born: np.ndarray, category: np.ndarray | None = None) -> None:
-        """More documents at the end of the catalogue."""
-        self.born = np.concatenate([self.born, born])
-        if self.category is not None:
-            self.category = np.concatenate([self.category, category])
 
     def copy(self) -> Statistics:
         """Another that goes on by itself; arrays are never written into."""
         new = copy.copy(self)
-        new.counted, new._tables = dict(self.counted), {}
+        new.counted = dict(self.counted)
         return new
 
     @property
@@ -126,20 +116,27 @@ class Statistics:
 
     # --- for a file -------------------------------------------------------------------
 
+    @property
+    def events(self) -> dict[str, np.ndarray]:
+        """Those that are kept, in order."""
+        return self._kept(appended([run.events for run in self.runs]))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All of it."""
-        out = {"born": self.born, "since": np.array([self.since, self.done])}
-        out |= {} if self.category is None else {"category": self.category}
+        events = self.events
+        done = np.searchsorted(events["time"], self.since)
+        out = super().arrays() | {"since": np.array([self.since, done])}
         out |= {f"counted.{name}": rows for name, rows in self.counted.items()}
-        return out | {f"events.{name}": rows for name, rows in self.events.items()}
+        return out | {f"events.{name}": rows for name, rows in events.items()}
 
     @classmethod
     def of_arrays(cls, arrays: dict[str, np.ndarray]) -> Statistics:
         """What `arrays` gave. Raises KeyError where it did not."""
         new = cls(arrays["born"], arrays.get("category"))
-        new.since, new.done = arrays["since"].tolist()
+        new.since, done = arrays["since"].tolist()
         new.counted = {name: arrays[f"counted.{name}"] for name in new.counted}
-        new.events = {name: arrays[f"events.{name}"] for name in EVENTS}
+        run = Run({name: arrays[f"events.{name}"] for name in EVENTS}, done)
+        new.runs = (run,) if len(run) else ()
         return new
 
     # --- how it is counted ------------------------------------------------------------
@@ -162,36 +159,50 @@ class Statistics:
             for name, one in pairs.items()
         }
 
-    def _before(self, name: str, key: np.ndarray, when: np.ndarray) -> np.ndarray:
+    def _before(self, name: str, key: np.ndarray, when) -> np.ndarray:
         """Counts (R, 6) of keys strictly before times."""
-        late = self._table(name).between(key, self.since, when)
-        return _joined(_rows(self.counted[name], key), late)
+        counts = _rows(self.counted[name], key)
+        for run in self.runs:
+            if run.events["time"][-1] >= self.since:
+                late = self._table(run, name).between(key, self.since, when)
+                counts = _joined(counts, late)
+        return counts
 
-    def _table(self, name: str) -> Table:
-        """Of the events since, by time."""
-        if name not in self._tables:
-            late = {n: x[self.done :] for n, x in self.events.items()}
-            key = self._keys(late["user"], late["item"])[name]
-            more = (late["time"], late["label"], late["residual"])
-            self._tables[name] = Table(key, late["time"], *more)
-        return self._tables[name]
-
-    def _met(self, name: str, asked: np.ndarray) -> Table:
-        """Of these pairs, by their place among the user's impressions."""
-        key = self._pairs(self.events["user"], self.events["item"])[name]
-        mine = np.flatnonzero(np.isin(key, asked))
-        some = {n: x[mine] for n, x in self.events.items()}
-        more = (some["time"], some["label"], np.zeros_like(some["time"]))
-        return Table(key[mine], some["place"], *more)
+    def _table(self, run: Run, name: str) -> Table:
+        """Of pairs, by their place among the user's impressions; of everything else,
+        by time, what was not counted yet when the run began."""
+        if name not in run.tables:
+            low = 0 if name in PAIRS else run.done
+            some = {name: x[low:] for name, x in run.events.items()}
+            user, item = some["user"], some["item"]
+            keys = self._pairs if name in PAIRS else self._keys
+            order = some["place" if name in PAIRS else "time"]
+            more = (some["time"], some["label"], some["residual"])
+            run.tables[name] = Table(keys(user, item)[name], order, *more)
+        return run.tables[name]
 
     def _places(self, user: np.ndarray) -> np.ndarray:
         """The how manieth impressions of their users these, the next, are."""
         order = np.argsort(user, kind="stable")
-        mine, late = user[order], self.events["user"][self.done :]
-        rank = np.empty(len(user), np.int64)
+        mine, rank = user[order], np.empty(len(user), np.int64)
         rank[order] = np.arange(len(user)) - np.searchsorted(mine, mine)
-        count = np.bincount(late, minlength=user.max(initial=-1) + 1)
-        return _rows(self.counted["user"], user)[:, SHOWN] + count[user] + rank
+        return self._before("user", user, ALWAYS)[:, SHOWN] + rank
+
+    def _merged(self, runs: list[Run]) -> tuple[Run, ...]:
+        """Few: the last joins the one before it until that is twice as large. So an
+        event is sorted again only as often as the sizes of its runs double."""
+        while len(runs) > 1 and len(runs[-2]) < 2 * len(runs[-1]):
+            events = self._kept(appended([run.events for run in runs[-2:]]))
+            done = np.searchsorted(events["time"], self.since)
+            runs[-2:] = [Run(events, int(done))]
+        return tuple(runs)
+
+    def _kept(self, events: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Those that are not counted yet, and of the others their users' newest."""
+        total, user = self.counted["user"][:, SHOWN], events["user"]
+        kept = events["time"] >= self.since
+        kept[~kept] = events["place"][~kept] >= total[user[~kept]] - KEPT
+        return events if kept.all() else {n: x[kept] for n, x in events.items()}
 
 
 def _nothing(count: int) -> list[np.ndarray]:
@@ -223,16 +234,13 @@ def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _counted(counted: np.ndarray, key: np.ndarray, new: dict) -> np.ndarray:
     """Counts (K, 6) with these events, which are later, in more rows if need be."""
     mine = key >= 0
-    key, time, label = key[mine], new["time"][mine], new["label"][mine]
-    more = _empty(max(int(key.max(initial=-1)) + 1, len(counted)))
-    np.add.at(more[:, SHOWN], key, 1)
-    np.add.at(more[:, WATCHED], key, label)
-    np.add.at(more[:, RESIDUAL], key, new["residual"][mine])
-    np.maximum.at(more[:, LAST], key, time)
-    np.maximum.at(more[:, LAST_WATCH], key, np.where(label, time, NEVER))
-    more[key[::-1], FIRST] = time[::-1]  # the first is written last
-    more[: len(counted)] = _joined(counted, more[: len(counted)])
-    return more
+    keys = np.unique(key[mine])
+    events = (new[name][mine] for name in ("time", "label", "residual"))
+    late = Table(key[mine], new["time"][mine], *events)
+    lacking = int(keys.max(initial=-1)) + 1 - len(counted)
+    out = np.concatenate([counted, _empty(max(lacking, 0))])
+    out[keys] = _joined(out[keys], late.between(keys, NEVER, ALWAYS))
+    return out
 
 
 def starts(log: Log) -> np.ndarray:

@@ -88,7 +88,7 @@ def open_ranker(options: Options) -> tuple[Path, Ranker]:
         store = _store(options, config)
         folder = path.parent
         return path, Ranker.from_pretrained(folder, histories=store, device=device)
-    prepared = prepare(options.data, config, device)
+    prepared = prepare(options.data, config, device, checkpoints.read_matcher(path))
     return path, Ranker.load(path, prepared, _store(options, config))
 
 

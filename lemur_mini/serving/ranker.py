@@ -15,6 +15,7 @@ from lemur_mini import checkpoints, finite
 from lemur_mini.data.errors import DataError
 from lemur_mini.data.features import encode_queries, query_limit
 from lemur_mini.data.likeness import Likeness
+from lemur_mini.data.match import Match
 from lemur_mini.data.pages import Batch
 from lemur_mini.devices import autocast
 from lemur_mini.memory_bank import NEVER
@@ -31,12 +32,20 @@ def _as_trained(prepared: Prepared, part: Part | None) -> Prepared:
     """With `match` by the weights that the run has learnt, where it says so: a stream
     has learnt them of its first impressions."""
     learnt = part and part.past and part.past.matcher
-    if not learnt:
+    if not learnt or _alike(learnt, prepared.matcher):
         return prepared
     texts, parts = prepared.dataset.texts, []
     if isinstance(learnt, Likeness):
         parts = [prepared.features.images.cpu().numpy()]
     return replace(prepared, matcher=learnt.over(texts, *parts))
+
+
+def _alike(learnt: Match | Likeness, other: Match | Likeness | None) -> bool:
+    """Whether both have learnt the same."""
+    if type(learnt) is not type(other):
+        return False
+    a, b = learnt.weights(), other.weights()
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
 
 @dataclass(frozen=True)
