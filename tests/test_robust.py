@@ -177,7 +177,8 @@ def test_a_write_beyond_the_limit_leaves_the_old_checkpoint(run, saved):
 def said(capfd):
     """Lines of stderr that are no progress bars."""
     lines = re.split(r"[\r\n]+", capfd.readouterr().err)
-    return [line for line in lines if line.strip() and "step/s" not in line]
+    bar = re.compile("step/s|s/step")  # the latter on a machine that is slow
+    return [line for line in lines if line.strip() and not bar.search(line)]
 
 
 @pytest.mark.parametrize("writes", [0, 1, 3, 5])
