@@ -26,6 +26,8 @@ LADDER = {  # variant: what stands in for it, on words that people wrote
     "two_stage": "two-stage",
     "stop_gradient": "stop-gradient",
     "no_similarity": "without the cosine module",
+    "two_stage_numbers": "two-stage, statistics, match",
+    "stop_gradient_numbers": "stop-gradient, statistics, match",
 }
 BEST, RIVALS = "lemur_numbers", ("trees", "ids_numbers", "lemur")
 

@@ -41,6 +41,8 @@ VARIANTS: dict[str, dict] = {
     # ... and on other logs: statistics and match beside the paper's groups
     "ids_numbers": {"groups": (*BASELINE, *DENSE)},
     "lemur_numbers": {"groups": (*LEMUR, *DENSE)},
+    "two_stage_numbers": {"groups": (*LEMUR, *DENSE), "two_stage": 1},
+    "stop_gradient_numbers": {"groups": (*LEMUR, *DENSE), "stop_gradient": True},
     "lemur_dlrm": {"ranker": "dlrm"},
     "two_stage": {"two_stage": 1},
     "stop_gradient": {"stop_gradient": True},

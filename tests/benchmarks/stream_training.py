@@ -5,7 +5,8 @@ python -m tests.benchmarks.stream_training --rows 10000000
 writes a log as daily partitions into a temporary folder, trains a very small model of
 ids (BASELINE) through the first of them (`continuing.begin`) and through the others by
 going on, as on the next days (`continuing.go_on`), and adds memory over time to
-data/results/stream.json under `training`."""
+data/results/stream.json under `training`; with --numbers the model reads statistics
+and match as well, and the key is `training_numbers`."""
 
 from __future__ import annotations
 
@@ -113,7 +114,7 @@ class Watch:
             self.samples.append(sample)
 
 
-def measure(rows: int, every: float, keep) -> None:
+def measure(rows: int, every: float, keep, config: Config = TINY) -> None:
     """Train through it; `keep` what was seen, in what time, with what memory, after
     every part."""
     step, cpu = training.train_step, torch.device("cpu")
@@ -133,7 +134,7 @@ def measure(rows: int, every: float, keep) -> None:
             if low:
                 run = continuing.go_on(out, part, cpu, **settings)
             else:
-                run = continuing.begin(part, TINY, 0, cpu, out, **settings)
+                run = continuing.begin(part, config, 0, cpu, out, **settings)
             keep(result(run, watch, low // PART + 1))
 
 
@@ -164,10 +165,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--every", type=float, default=10.0, help="seconds")
+    parser.add_argument("--numbers", action="store_true", help="statistics and match")
     parser.add_argument("--out", type=Path, default=RESULTS / "stream.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     command = f"python -m {__spec__.name} --rows {options.rows}"
+    name, config = "training", TINY
+    if options.numbers:
+        command, name = f"{command} --numbers", "training_numbers"
+        config = TINY.replace(groups=(*TINY.groups, "statistics", "match"))
     sizes = {"users": USERS, "documents": DOCUMENTS, "days": DAYS}
     facts = provenance(command, torch.device("cpu")) | {
         "cores": os.cpu_count(),
@@ -176,10 +182,10 @@ def main() -> None:
 
     def keep(found: dict) -> None:
         stored = json.loads(options.out.read_text("utf-8"))
-        write_json(options.out, stored | {"training": facts | found})
+        write_json(options.out, stored | {name: facts | found})
         print({k: v for k, v in found.items() if k != "samples"}, flush=True)
 
-    measure(options.rows, options.every, keep)
+    measure(options.rows, options.every, keep, config)
 
 
 if __name__ == "__main__":
