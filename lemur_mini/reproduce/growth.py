@@ -91,6 +91,46 @@ def rows() -> list[dict]:
     return out
 
 
+def table() -> str:
+    """The same as two tables: shares of what can be learnt, and what changes bring."""
+    found = rows()
+    heads = ["", *(f"{row['times']} x" for row in found)]
+    head = [_row(heads), "|---" * len(heads) + "|"]
+    ends = {"ids": "ids, QAUC", "learnable": "what can be learnt, QAUC"}
+    first = [
+        _row([text, *(f"{row[key]:.3f}" for row in found)])
+        for key, text in ends.items()
+    ]
+    for name, text in LEARNT.items():
+        first.append(_row([text, *(_share(row["learnt"].get(name)) for row in found)]))
+    second = [
+        _row([name, *(_points(row["changed"].get(name)) for row in found)])
+        for name in CHANGES
+    ]
+    return "\n".join([*head, *first, "", *head, *second])
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _share(spread: Spread | None) -> str:
+    """Of the way from the ids to what can be learnt."""
+    if spread is None:
+        return ""
+    mean, half = spread
+    return f"{mean:.0%}" + (" (one seed)" if half is None else f" ± {100 * half:.0f}")
+
+
+def _points(spread: Spread | None) -> str:
+    """QAUC in hundredths."""
+    if spread is None:
+        return ""
+    mean, half = spread
+    more = " (one seed)" if half is None else f" ± {100 * half:.1f}"
+    return f"{100 * mean:+.1f}{more}"
+
+
 def figure(found: list[dict]) -> Figure:
     """Over log size: shares of what can be learnt, and what changes bring."""
     with plt.rc_context(plots.STYLE):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lemur_mini import plots
 from lemur_mini.evaluation import gap_closed
 from lemur_mini.files import DATA, RESULTS, ROOT
-from lemur_mini.reproduce import claims, logs
+from lemur_mini.reproduce import claims, growth, logs
 from lemur_mini.reproduce.stored import (
     alone,
     claim_rows,
@@ -44,6 +44,7 @@ PAGES = {  # page: {marker: text}
         "logs": lambda: logs.tables(),
         "claims": lambda: claim_table(),
         "claims-films": lambda: claim_table("films"),
+        "growth": lambda: growth.table(),
         "cost": lambda: cost_table(),
     },
     "notebooks/README.md": {"notebooks": lambda: notebooks()},
@@ -56,6 +57,7 @@ def main() -> None:
     for page, parts in PAGES.items():
         for name, text in parts.items():
             fill(ROOT / page, name, text())
+    growth.main()
     plots.save_figure(plots.system_figure(), ROOT / "figures" / "system.png")
     report = alone("platform")
     figure = plots.report_figure(report, report["training_log"]["lemur"])
