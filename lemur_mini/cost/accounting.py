@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +39,18 @@ PAPER = {  # its own table: parameters in millions, GFLOPs of a step of 2,048
 }
 
 
-def step_flops(prepared: Prepared, config: Config) -> dict[str, int]:
+def step_flops(
+    prepared: Prepared,
+    config: Config,
+    build: Callable[[Config, Sizes], Lemur] = Lemur,
+) -> dict[str, int]:
     """Floating-point operations of the last step of a training, forward and backward.
 
     At the last step the bank is full and sampling is on. Returns `total` and, of it,
     `document_encoder`, forward and backward."""
     features = prepared.features
-    model = make_model(config, prepared.sizes, 0, features.tokens.device).train()
+    device = features.tokens.device
+    model = make_model(config, prepared.sizes, 0, device, build).train()
     if config.has_content:
         model.bank.written.zero_()  # all known; what they say costs nothing
     if config.two_stage:

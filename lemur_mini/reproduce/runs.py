@@ -33,6 +33,7 @@ from lemur_mini.evaluation import query_auc
 from lemur_mini.files import RESULTS, ROOT, require_folder, write_json
 from lemur_mini.preparation import with_dense, with_ours
 from lemur_mini.reproduce import claims, curves, growth, logs, stored, tables
+from lemur_mini.reproduce.alternatives import Built
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of, groups_of
 from lemur_mini.simulate.ab_test import online
@@ -227,8 +228,9 @@ def measure(
     """Train before the test days, test on them, and say where it came from."""
     dataset = prepared.dataset
     pipeline.require_period(prepared, dataset.test_start, None, "test on")
+    process, title = Built(variant), f"{variant}, seed {seed}"
     trained = pipeline.fit(
-        prepared, config, seed, dataset.test_start, title=f"{variant}, seed {seed}"
+        prepared, config, seed, dataset.test_start, title=title, process=process
     )
     log = dataset.log
     rows, score = pipeline.predict_period(prepared, trained, dataset.test_start, None)
@@ -243,7 +245,7 @@ def measure(
         "test": pipeline.measures(prepared, rows, score, dataset.test_start),
         "ceiling": pipeline.ceiling(prepared, dataset.test_start, None),
         "seconds": round(trained.seconds, 1),
-        "flops": step_flops(prepared, config),
+        "flops": step_flops(prepared, config, process.build),
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "log": trained.log,
         "online": online(prepared, trained.model, seed) if live else None,

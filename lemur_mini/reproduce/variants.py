@@ -15,6 +15,7 @@ from lemur_mini.config import (
 from lemur_mini.data.loading import Dataset
 
 IDS = ("user", "item", "query")
+SMALL = {"id_width": 16, "token_width": 16}
 
 
 def without(*groups: str) -> dict:
@@ -57,6 +58,23 @@ VARIANTS: dict[str, dict] = {
     "p100_q20": sampled(1.0, 0.2),
     "p20_q20": sampled(0.2, 0.2),
     "p10_q10": sampled(0.1, 0.1),
+    # which share is encoded, other sequences, rankers, rivals (`alternatives`)
+    **{f"p20_{rule}": sampled(0.2, 0.2) for rule in ("popular", "rare", "oldest")},
+    "p55_q55": sampled(0.55, 0.55),
+    "sparing": sampled(0.55, 0.55),  # of the popular half one in ten
+    "literal": {"decoder_literal": True},
+    "simtier": {},
+    "sa_ta": {},
+    "stca": {},
+    "mix_and_revert": {},
+    "adapter": {"two_stage": 1},
+    "semantic_ids": {"two_stage": 1},
+    "longer_small": BASELINE_CHANGES | SMALL,
+    "din_small": {"groups": (*IDS, "din")} | SMALL,
+    # on a feed: no contrast, and a contrast of the query as where there are some
+    "feed_no_contrast": {"groups": (*LEMUR, *DENSE), "sqdc_weight": 0.0},
+    "feed_query": {"groups": (*LEMUR, *DENSE), "feed_contrast": "query"},
+    "feed_masked": {"groups": (*LEMUR, *DENSE), "sqdc_negatives": "positives"},
     "text_only": {"modalities": ("text",)},
     "image_only": {"modalities": ("image",)},
     "history_gradient": {"history_gradient": True},
