@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from lemur_mini import plots
 from lemur_mini.evaluation import gap_closed
 from lemur_mini.files import DATA, RESULTS, ROOT
-from lemur_mini.reproduce import claims, growth, logs
+from lemur_mini.reproduce import claims, growth, logs, questions, reasons
 from lemur_mini.reproduce.stored import (
     alone,
     claim_rows,
@@ -44,7 +44,9 @@ PAGES = {  # page: {marker: text}
         "logs": lambda: logs.tables(),
         "claims": lambda: claim_table(),
         "claims-films": lambda: claim_table("films"),
+        "reasons": lambda: reasons.table(),
         "growth": lambda: growth.table(),
+        "questions": lambda: questions.tables(),
         "cost": lambda: cost_table(),
     },
     "notebooks/README.md": {"notebooks": lambda: notebooks()},
@@ -125,10 +127,14 @@ def glance() -> str:
     by = {v: [r for r in rows if r["verdict"] == v] for v in claims.COLOURS}
     good, equal, bad = by.values()
     names = ["; ".join(row["text"] for row in part) for part in (equal, bad)]
+    found = [f.verdict for r in reasons.REASONS if (f := r.measure()) is not None]
+    true = found.count(reasons.YES)
     return (
-        f"Of the paper's {len(rows)} rows, {len(good)} reproduce here. "
-        f"{len(equal)} show no difference at this scale ({names[0]}). "
-        f"{len(bad)} contradict ({names[1]})."
+        f"Of the paper's {len(rows)} rows, {len(good)} reproduce. "
+        f"{len(equal)} show no difference ({names[0]}). "
+        f"{len(bad)} contradict ({names[1]}). "
+        f"[Each reason is an experiment](figures/README.md): {true} of {len(found)} "
+        "are borne out."
     )
 
 

@@ -1,0 +1,215 @@
+"""Why a claim did not come out: every reason that we give is an experiment, and this
+says what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from lemur_mini.evaluation import gap_closed, mean_and_interval
+from lemur_mini.reproduce import claims, growth
+from lemur_mini.reproduce.stored import stored_runs
+
+Spread = tuple[float, float | None]  # mean, half width of its interval (None: one seed)
+YES, NO, OPEN = "borne out", "not borne out", "open"
+HINT = "one seed:"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an experiment measured, in words and figures, and its verdict."""
+
+    said: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why rows of the table of claims might not come out, and how that was tried."""
+
+    claims: tuple[str, ...]
+    reason: str
+    experiment: str
+    measure: Callable[[], Found | None]  # None: no results yet
+
+
+def difference(
+    variant: str, against: str, name: str = "platform", measure: str = "qauc"
+) -> Spread | None:
+    """Mean of variant minus against over their common seeds."""
+    runs = stored_runs(name)
+    each = [
+        runs[variant, seed]["test"][measure] - runs[against, seed]["test"][measure]
+        for seed in claims.seeds_of(runs, variant, against)
+    ]
+    return mean_and_interval(each) if each else None
+
+
+def points(spread: Spread) -> str:
+    """A difference in hundredths."""
+    mean, half = spread
+    more = ", one seed" if half is None else f" ± {100 * half:.1f}"
+    return f"{100 * mean:+.1f}{more}"
+
+
+def sign(spread: Spread) -> int:
+    """Of a difference whose interval holds no zero; else 0."""
+    mean, half = spread
+    clear = half is not None and abs(mean) > half
+    return int(np.sign(mean)) if clear else 0
+
+
+def fades(variant: str, against: str) -> Found | None:
+    """The reason is one short pass: with four times the log the difference should be
+    less than half of what it is."""
+    small = difference(variant, against)
+    large = difference(variant, against, growth.name_of(4))
+    if small is None or large is None:
+        return None
+    said = f"{points(small)} at the shipped size, {points(large)} at four times"
+    verdict = YES if abs(large[0]) < abs(small[0]) / 2 else NO
+    return Found(said, verdict if large[1] is not None else f"{HINT} {verdict}")
+
+
+def appears(variant: str, against: str, expected: int) -> Found | None:
+    """The reason is one short pass: with four times the log the difference should have
+    the paper's sign, with an interval that holds no zero."""
+    small = difference(variant, against)
+    large = difference(variant, against, growth.name_of(4))
+    if small is None or large is None:
+        return None
+    said = f"{points(small)} at the shipped size, {points(large)} at four times"
+    verdict = {expected: YES, 0: OPEN if large[1] is None else NO}
+    return Found(said, verdict.get(sign(large), NO))
+
+
+def shows(variant: str, against: str, expected: int, *names: str) -> Found | None:
+    """A difference elsewhere should have this sign: 0, an interval that holds zero."""
+    found = {name: difference(variant, against, name) for name in names or ["platform"]}
+    known = {name: spread for name, spread in found.items() if spread is not None}
+    if not known:
+        return None
+    said = "; ".join(
+        points(spread) + (f" ({NAMES[name]})" if names else "")
+        for name, spread in known.items()
+    )
+    if any(half is None for _, half in known.values()):
+        return Found(said, OPEN)
+    good = all(sign(spread) == expected for spread in known.values())
+    return Found(said, YES if good else NO)
+
+
+NAMES = {
+    "rails_log": "Rails",
+    "crawl_log": "Crawl",
+    "films": "films",
+    "platform-feed": "the platform as a feed",
+}
+
+
+def equal_cost() -> Found | None:
+    """The same FLOPs on more log: sampled at twice the log beside all at once."""
+    parts = []
+    verdicts = []
+    for small, large in ((1, 2), (2, 4)):
+        whole, sampled = share_of("lemur", small), share_of("p20_q20", large)
+        if whole is None or sampled is None:
+            continue
+        cost = cost_of("p20_q20", large) / cost_of("lemur", small)
+        parts.append(
+            f"{sampled:.0%} of what can be learnt on {large} x sampled, {whole:.0%} on "
+            f"{small} x whole, at {cost:.0%} of the FLOPs"
+        )
+        verdicts.append(sampled > whole)
+    if not parts:
+        return None
+    return Found("; ".join(parts), YES if all(verdicts) else NO)
+
+
+def share_of(variant: str, times: int) -> float | None:
+    """Mean share of what can be learnt that a variant went at a log size."""
+    row = next((r for r in growth.rows() if r["times"] == times), None)
+    if row is None:
+        return None
+    runs = stored_runs(growth.name_of(times))
+    found = [run["test"]["qauc"] for (v, _), run in runs.items() if v == variant]
+    if not found:
+        return None
+    return gap_closed(row["ids"], float(np.mean(found)), row["learnable"])
+
+
+def cost_of(variant: str, times: int) -> float:
+    """FLOPs of a training, in steps of the shipped log at full cost: those of a step,
+    and half of the steps are sampled from half-way on."""
+    runs = stored_runs(growth.name_of(times))
+    step = {
+        name: next(run["flops"]["total"] for (v, _), run in runs.items() if v == name)
+        for name in (variant, "lemur")
+    }
+    begins = next(run["config"] for (v, _), run in runs.items() if v == variant)
+    early = begins["sampling_from"]
+    return times * (early * step["lemur"] + (1 - early) * step[variant])
+
+
+ONE_PASS = "one short pass"
+REASONS = (
+    Reason(("1",), ONE_PASS + ": crossing tokens is learnt late",
+           "four times the log", lambda: appears("rankmixer", "dlrm", 1)),
+    Reason(("8",), "what the ten nearest say, the whole history says as well",
+           "the short sequence with no long one beside it, against neither",
+           lambda: shows("no_long", "content", 1)),
+    Reason(("11", "11b"), ONE_PASS + ": false negatives hurt good vectors alone",
+           "four times the log", lambda: appears("no_session_mask", "lemur", -1)),
+    Reason(("11", "11b"), "documents of a page are as much alike as others",
+           "words that people wrote, where a page's documents were changed together",
+           lambda: shows("no_session_mask", "lemur", -1, "rails_log", "crawl_log")),
+    Reason(("11", "11b"), "the contrast weighs too little (0.015)",
+           "at a weight of 0.1, with statistics and match",
+           lambda: shows("no_mask_numbers", "lemur_numbers", -1, "rails_log",
+                         "crawl_log")),
+    Reason(("12",), ONE_PASS + ": CIC helps while content is young",
+           "four times the log", lambda: fades("cic", "lemur")),
+    Reason(("12",), "CIC brings what a better use of the history brings as well",
+           "CIC beside what we add", lambda: shows("ours_cic", "ours", 0)),
+    Reason(("14a", "14b", "14c"), ONE_PASS + ": encoders that are sampled starve",
+           "p = q = 20 % on four times the log", lambda: fades("p20_q20", "lemur")),
+    Reason(("14a", "14b", "14c"), "FLOPs that are saved are worth more log",
+           "equal cost: sampled on twice the log", equal_cost),
+    Reason(("23a",), "wide embeddings are too much for this log",
+           "LONGER and DIN at a quarter of the width",
+           lambda: shows("longer_small", "din_small", 1)),
+)  # fmt: skip
+
+
+def table() -> str:
+    """Every row of the platform that does not reproduce, beside the reasons tried."""
+    rows = {row["claim"]: row for row in claims_rows()}
+    lines = [
+        "| rows | verdict | the reason that was given | its experiment | what it said, "
+        "points of QAUC | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for reason in REASONS:
+        failed = [n for n in reason.claims if n in rows]
+        found = reason.measure()
+        if not failed or found is None:
+            continue
+        verdicts = dict.fromkeys(rows[n]["verdict"] for n in failed)
+        cells = [", ".join(failed), "; ".join(verdicts), reason.reason]
+        cells += [reason.experiment, found.said, f"**{found.verdict}**"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def claims_rows() -> list[dict]:
+    """The platform's rows that do not reproduce."""
+    rows = claims.measure_all(stored_runs("platform"))
+    return [row for row in rows if row["verdict"] != claims.REPRODUCES]
+
+
+def without() -> list[str]:
+    """Rows that neither reproduce nor have an experiment with results."""
+    known = {n for r in REASONS if r.measure() is not None for n in r.claims}
+    return [row["claim"] for row in claims_rows() if row["claim"] not in known]

@@ -1,0 +1,81 @@
+"""Reasons and questions: from stored results to what they say."""
+
+import pytest
+
+from lemur_mini.reproduce import growth, questions, reasons, stored
+from lemur_mini.reproduce.claims import CLAIMS
+from lemur_mini.reproduce.variants import VARIANTS
+
+
+def made_up(monkeypatch, results: dict[str, dict[tuple[str, int], float]]):
+    def stored_runs(name, scale="classroom"):
+        found = results.get(name, {})
+        return {key: {"test": {"qauc": value}} for key, value in found.items()}
+
+    monkeypatch.setattr(reasons, "stored_runs", stored_runs)
+
+
+def seeds(variant: str, *values: float) -> dict:
+    return {(variant, seed): value for seed, value in enumerate(values)}
+
+
+def test_reasons_and_questions_name_what_exists():
+    numbers = {claim.number for claim in CLAIMS}
+    for reason in reasons.REASONS:
+        assert set(reason.claims) <= numbers
+    for question in questions.QUESTIONS:
+        assert {question.against, *question.variants} <= set(VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("large", "verdict"),
+    [
+        ((0.699, 0.698, 0.697), reasons.YES),  # from -2 points to -0.2
+        ((0.685, 0.684, 0.683), reasons.NO),  # still -1.6
+    ],
+)
+def test_a_difference_fades_with_the_log(large, verdict, monkeypatch):
+    base = seeds("lemur", 0.701, 0.7, 0.699)
+    small = base | seeds("p20_q20", 0.681, 0.68, 0.679)
+    made_up(
+        monkeypatch,
+        {"platform": small, growth.name_of(4): base | seeds("p20_q20", *large)},
+    )
+    found = reasons.fades("p20_q20", "lemur")
+    assert found.verdict == verdict
+    assert "-2.0 ± 0.0 at the shipped size" in found.said
+
+
+def test_one_seed_is_a_hint_and_no_result_is_none(monkeypatch):
+    runs = seeds("a", 0.5) | seeds("b", 0.4)
+    made_up(monkeypatch, {"platform": runs, growth.name_of(4): runs})
+    assert reasons.appears("a", "b", 1).verdict == reasons.OPEN
+    assert reasons.fades("a", "b").verdict.startswith(reasons.HINT)
+    assert reasons.shows("a", "b", 1).verdict == reasons.OPEN
+    assert reasons.shows("a", "missing", 1) is None
+    assert reasons.difference("a", "missing") is None
+
+
+def test_shows_needs_the_sign_everywhere(monkeypatch):
+    runs = seeds("a", 0.52, 0.51, 0.52) | seeds("b", 0.4, 0.4, 0.4)
+    same = seeds("a", 0.4, 0.5, 0.3) | seeds("b", 0.4, 0.4, 0.4)
+    made_up(monkeypatch, {"rails_log": runs, "crawl_log": same})
+    assert reasons.shows("a", "b", 1, "rails_log").verdict == reasons.YES
+    assert reasons.shows("a", "b", 1, "rails_log", "crawl_log").verdict == reasons.NO
+    assert reasons.shows("a", "b", 0, "crawl_log").verdict == reasons.YES
+    assert "(Rails)" in reasons.shows("a", "b", 1, "rails_log").said
+
+
+def test_every_row_of_the_papers_that_fails_has_an_experiment():
+    papers = {claim.number for claim in CLAIMS if claim.paper != "-"}
+    assert not papers & set(reasons.without())
+
+
+def test_the_tables_are_of_stored_results():
+    text = reasons.table()
+    for row in reasons.claims_rows():
+        if row["paper"] != "-":
+            assert row["claim"] in text
+    runs = stored.stored_runs("platform")
+    assert questions.age(runs, "lemur") == "" or float(questions.age(runs, "lemur")) > 0
+    assert questions.age(runs, "no such variant") == ""
