@@ -300,7 +300,7 @@ class Lemur(nn.Module):
         known, found = self.bank.read(rows)
         if self.frozen:  # all was published when it froze
             return known
-        queue = self.queue(batch, found, options)
+        queue = torch.argsort(options.order + found)  # unseen first, then at random
         stale = options.step % self.config.write_every > 0  # on purpose: an experiment
         # how many are missing matters, and is waited for, only where some are left out
         counts = stale or options.forward_share < 1
@@ -318,11 +318,6 @@ class Lemur(nn.Module):
         written = queue[: missing if stale else forward]
         self.bank.write(rows[written], vectors[written], options.step)
         return vectors
-
-    def queue(self, batch: Batch, found: Tensor, options: StepOptions) -> Tensor:
-        """The batch's distinct documents (U,) in the order in which they are encoded:
-        those that the bank lacks, then the others at random."""
-        return torch.argsort(options.order + found)
 
     def encode(self, features: Features, rows: Tensor) -> Tensor:
         """Fresh representations of documents. rows: (B,). Returns (B, D)."""

@@ -4,6 +4,7 @@ trained as LEMUR is; the model itself knows nothing of them."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -41,13 +42,15 @@ class Choosing(Lemur):
         self.rule = rule
         self.register_buffer("shown", torch.zeros(sizes.documents))
 
-    def queue(self, batch: Batch, found: Tensor, options: StepOptions) -> Tensor:
+    def encode_and_write(
+        self, batch: Batch, features: Features, options: StepOptions
+    ) -> Tensor:
         rows = batch.unique_items
         here = torch.bincount(batch.item_index[batch.mask], minlength=len(rows))
         self.shown.index_add_(0, rows, here.to(self.shown.dtype))
-        place = self.places(rows, options.order)
-        place = place + len(rows) * found  # the unseen first
-        return torch.argsort(place)
+        order = self.places(rows, options.order) / len(rows)  # in [0, 1), as drawn
+        chosen = replace(options, order=order)
+        return super().encode_and_write(batch, features, chosen)
 
     def places(self, rows: Tensor, chance: Tensor) -> Tensor:
         """Where rows (U,) stand among each other: (U,), the first is encoded first."""

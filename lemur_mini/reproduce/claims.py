@@ -107,6 +107,11 @@ CLAIMS = (
           "-", "rankmixer_longer", "din", (1,)),
     Claim("23b", "LEMUR beats DIN", "ids cannot say what is on the cover",
           "-", "lemur", "din", (1,)),
+    Claim("24a", "with what we add, end-to-end beats two-stage",
+          "only clicks teach palette and tone", "-", "ours", "ours_two_stage", (1,)),
+    Claim("24b", "with what we add, stop-gradient hurts",
+          "only clicks teach palette and tone", "-", "ours_stop_gradient", "ours",
+          (-1,)),
 )  # fmt: skip
 
 

@@ -56,6 +56,8 @@ VARIANTS: dict[str, dict] = {
     "no_mask_numbers": {"groups": (*LEMUR, *DENSE), "session_mask": False},
     "cic": {"cic_weight": 0.01},
     "ours_cic": OURS | {"cic_weight": 0.01},
+    "ours_two_stage": OURS | {"two_stage": 1},
+    "ours_stop_gradient": OURS | {"stop_gradient": True},
     "positives": {"sqdc_negatives": "positives"},
     "p100_q20": sampled(1.0, 0.2),
     "p20_q20": sampled(0.2, 0.2),
