@@ -1,10 +1,15 @@
 """Reasons and questions: from stored results to what they say."""
 
 import pytest
+import torch
 
-from lemur_mini.reproduce import growth, questions, reasons, stored
+from lemur_mini.config import CLASSROOM
+from lemur_mini.model import Lemur
+from lemur_mini.pipeline import prepare
+from lemur_mini.reproduce import growth, questions, reasons, runs
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import VARIANTS
+from lemur_mini.training import Run
 
 
 def made_up(monkeypatch, results: dict[str, dict[tuple[str, int], float]]):
@@ -47,8 +52,8 @@ def test_a_difference_fades_with_the_log(large, verdict, monkeypatch):
 
 
 def test_one_seed_is_a_hint_and_no_result_is_none(monkeypatch):
-    runs = seeds("a", 0.5) | seeds("b", 0.4)
-    made_up(monkeypatch, {"platform": runs, growth.name_of(4): runs})
+    both = seeds("a", 0.5) | seeds("b", 0.4)
+    made_up(monkeypatch, {"platform": both, growth.name_of(4): both})
     assert reasons.appears("a", "b", 1).verdict == reasons.OPEN
     assert reasons.fades("a", "b").verdict.startswith(reasons.HINT)
     assert reasons.shows("a", "b", 1).verdict == reasons.OPEN
@@ -57,9 +62,9 @@ def test_one_seed_is_a_hint_and_no_result_is_none(monkeypatch):
 
 
 def test_shows_needs_the_sign_everywhere(monkeypatch):
-    runs = seeds("a", 0.52, 0.51, 0.52) | seeds("b", 0.4, 0.4, 0.4)
+    apart = seeds("a", 0.52, 0.51, 0.52) | seeds("b", 0.4, 0.4, 0.4)
     same = seeds("a", 0.4, 0.5, 0.3) | seeds("b", 0.4, 0.4, 0.4)
-    made_up(monkeypatch, {"rails_log": runs, "crawl_log": same})
+    made_up(monkeypatch, {"rails_log": apart, "crawl_log": same})
     assert reasons.shows("a", "b", 1, "rails_log").verdict == reasons.YES
     assert reasons.shows("a", "b", 1, "rails_log", "crawl_log").verdict == reasons.NO
     assert reasons.shows("a", "b", 0, "crawl_log").verdict == reasons.YES
@@ -76,6 +81,35 @@ def test_the_tables_are_of_stored_results():
     for row in reasons.claims_rows():
         if row["paper"] != "-":
             assert row["claim"] in text
-    runs = stored.stored_runs("platform")
-    assert questions.age(runs, "lemur") == "" or float(questions.age(runs, "lemur")) > 0
-    assert questions.age(runs, "no such variant") == ""
+
+
+def test_ages_are_of_the_last_quarter_and_of_tenths():
+    log = [{"age": float(n)} for n in range(8)] + [{}]
+    kept = {("a", 0): {"log": log}, ("b", 0): {"log": [{"age": None}]}}
+    assert questions.age(kept, "a") == "6"  # 6.5, to even
+    assert questions.age(kept, "b") == questions.age(kept, "none") == ""
+    kept["a", 1] = {"log": log, "age_by_popularity": [9.0, 3.0]}
+    assert questions.age(kept, "a") == "6 (9 least shown, 3 most)"
+
+
+def test_ages_by_popularity_are_those_of_a_loop(dataset):
+    prepared = prepare(dataset, CLASSROOM, torch.device("cpu"))
+    model = Lemur(CLASSROOM, prepared.sizes)
+    torch.manual_seed(0)
+    model.bank.written[:] = torch.randint(40, (len(dataset.items),))
+    run = Run(model, prepared.features, 0, total=50, step=50)
+    log = dataset.log
+    counts = [0] * len(dataset.items)
+    for row, when in zip(log.item.tolist(), log.timestamp.tolist(), strict=True):
+        counts[row] += when < dataset.test_start
+    known = sorted((row for row, n in enumerate(counts) if n), key=counts.__getitem__)
+    half = (len(known) + 1) // 2
+    want = [
+        sum(50 - int(model.bank.written[row]) for row in part) / len(part)
+        for part in (known[:half], known[half:])
+    ]
+    found = runs.age_by_popularity(prepared, run, parts=2)
+    assert found == pytest.approx(want, abs=0.06)
+    frozen = Lemur(CLASSROOM.replace(two_stage=1), prepared.sizes)
+    run = Run(frozen, prepared.features, 0, total=50, step=50)
+    assert runs.age_by_popularity(prepared, run) is None

@@ -62,13 +62,19 @@ MEASURES = {"qauc": "QAUC", "cold_auc": "AUC, cold", "tail_auc": "AUC, long tail
 
 def age(runs: dict, variant: str) -> str:
     """Steps since the vectors of a batch's documents were written, in the last quarter
-    of the training."""
-    found = []
-    for (name, _), run in runs.items():
-        log = [row["age"] for row in run["log"] if row.get("age") is not None]
-        if name == variant and log:
-            found.append(np.mean(log[-len(log) // 4 :]))
-    return f"{np.mean(found):.0f}" if found else ""
+    of the training; and at its end, of all documents, those of the tenth that is shown
+    least and of the tenth that is shown most."""
+    mine = [run for (name, _), run in runs.items() if name == variant]
+    logs = [[r["age"] for r in run["log"] if r.get("age") is not None] for run in mine]
+    met = [np.mean(log[-len(log) // 4 :]) for log in logs if log]
+    tenths = [part for run in mine if (part := run.get("age_by_popularity"))]
+    if not met:
+        return ""
+    text = f"{np.mean(met):.0f}"
+    if tenths:
+        means = np.mean(tenths, axis=0)
+        text += f" ({means[0]:.0f} least shown, {means[-1]:.0f} most)"
+    return text
 
 
 def tables() -> str:

@@ -37,6 +37,7 @@ from lemur_mini.reproduce.alternatives import Built
 from lemur_mini.reproduce.claims import CLAIMS
 from lemur_mini.reproduce.variants import ONLINE, VARIANTS, config_of, groups_of
 from lemur_mini.simulate.ab_test import online
+from lemur_mini.training import Run
 from lemur_mini.world.config import WorldConfig
 
 OPPONENTS = {"trees": pipeline.trees, "means": pipeline.smoothed_baseline}
@@ -248,6 +249,7 @@ def measure(
         "flops": step_flops(prepared, config, process.build),
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "log": trained.log,
+        "age_by_popularity": age_by_popularity(prepared, trained),
         "online": online(prepared, trained.model, seed) if live else None,
         # thousandths, in the order of QIDs; -1 where a query has one class
         "query_auc": np.nan_to_num(np.round(each * 1000), nan=-1).astype(int).tolist(),
@@ -257,3 +259,20 @@ def measure(
         f"--seeds {seed} --scale {config.scale}",
         trained.device,
     )
+
+
+def age_by_popularity(
+    prepared: pipeline.Prepared, trained: Run, parts: int = 10
+) -> list[float] | None:
+    """How many steps old the bank's vectors are when a training ends: means over equal
+    parts of the documents that were shown, the least shown first. None without a bank
+    that is written while the ranker learns."""
+    config, dataset = trained.config, prepared.dataset
+    if not config.has_content or config.two_stage:
+        return None
+    log = dataset.log
+    rows = log.item[log.timestamp < dataset.test_start]
+    shown = np.bincount(rows, minlength=len(dataset.items))
+    order = np.argsort(shown, kind="stable")[np.count_nonzero(shown == 0) :]
+    age = trained.step - trained.model.bank.written.cpu().numpy()
+    return [round(float(age[part].mean()), 1) for part in np.array_split(order, parts)]
