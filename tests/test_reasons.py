@@ -1,5 +1,7 @@
 """Reasons and questions: from stored results to what they say."""
 
+import math
+
 import pytest
 import torch
 
@@ -76,6 +78,30 @@ def test_one_seed_is_a_hint_and_no_result_is_none(monkeypatch):
 )
 def test_an_interval_is_judged_by_what_it_excludes(spread, expected, verdict):
     assert reasons.judged(spread, expected) == verdict
+
+
+def test_equal_cost_reads_the_whole_logs_line(monkeypatch):
+    """Sampled steps at half the FLOPs from half-way on: three times the whole cost."""
+
+    def share(variant, times):
+        return {("lemur", 1): 0.5, ("lemur", 4): 0.7, ("p20_q20", 4): 0.6}.get(
+            (variant, times)
+        )
+
+    def stored_runs(name, scale="classroom"):
+        config = {"sampling_from": 0.5}
+        return {
+            ("lemur", 0): {"flops": {"total": 10}, "config": {"sampling_from": 0.0}},
+            ("p20_q20", 0): {"flops": {"total": 5}, "config": config},
+        }
+
+    monkeypatch.setattr(reasons, "share_of", share)
+    monkeypatch.setattr(reasons, "stored_runs", stored_runs)
+    assert reasons.cost_of("p20_q20", 4) == 4 * (0.5 * 10 + 0.5 * 5)
+    found = reasons.equal_cost()
+    want = 0.5 + 0.2 * math.log(3) / math.log(4)
+    assert f"{want:.1%} whole at that cost, on 3.0 x" in found.said
+    assert found.verdict == reasons.NO
 
 
 def test_shows_needs_the_sign_everywhere(monkeypatch):

@@ -129,22 +129,25 @@ NAMES = {
 
 
 def equal_cost() -> Found | None:
-    """The same FLOPs on more log: sampled at twice the log beside all at once."""
-    parts = []
-    verdicts = []
-    for small, large in ((1, 2), (2, 4)):
-        whole, sampled = share_of("lemur", small), share_of("p20_q20", large)
-        if whole is None or sampled is None:
+    """The same FLOPs on more log: sampled, beside what all at once reaches at that
+    cost, on a line over the logarithm of the cost between two sizes of the log."""
+    sizes = [times for times in growth.TIMES if share_of("lemur", times) is not None]
+    whole = [(cost_of("lemur", t), share_of("lemur", t)) for t in sizes]
+    parts, better = [], []
+    for times in sizes:
+        sampled = share_of("p20_q20", times)
+        if sampled is None or cost_of("p20_q20", times) < whole[0][0]:
             continue
-        cost = cost_of("p20_q20", large) / cost_of("lemur", small)
+        cost, (costs, shares) = cost_of("p20_q20", times), zip(*whole, strict=True)
+        beside = float(np.interp(np.log(cost), np.log(costs), shares))
         parts.append(
-            f"{sampled:.0%} of what can be learnt on {large} x sampled, {whole:.0%} on "
-            f"{small} x whole, at {cost:.0%} of the FLOPs"
+            f"{sampled:.1%} of what can be learnt sampled on {times} x the log, "
+            f"{beside:.1%} whole at that cost, on {cost / whole[0][0]:.1f} x"
         )
-        verdicts.append(sampled > whole)
+        better.append(sampled > beside)
     if not parts:
         return None
-    return Found("; ".join(parts), YES if all(verdicts) else NO)
+    return Found("; ".join(parts), YES if all(better) else NO)
 
 
 def share_of(variant: str, times: int) -> float | None:
@@ -160,8 +163,8 @@ def share_of(variant: str, times: int) -> float | None:
 
 
 def cost_of(variant: str, times: int) -> float:
-    """FLOPs of a training, in steps of the shipped log at full cost: those of a step,
-    and half of the steps are sampled from half-way on."""
+    """FLOPs of a training, in steps of the shipped log: sampled steps cost less, and
+    they begin half-way."""
     runs = stored_runs(growth.name_of(times))
     step = {
         name: next(run["flops"]["total"] for (v, _), run in runs.items() if v == name)
@@ -195,7 +198,7 @@ REASONS = (
     Reason(("14a", "14b", "14c"), ONE_PASS + ": encoders that are sampled starve",
            "p = q = 20 % on four times the log", lambda: fades("p20_q20", "lemur")),
     Reason(("14a", "14b", "14c"), "FLOPs that are saved are worth more log",
-           "equal cost: sampled on twice the log", equal_cost),
+           "equal cost: more log sampled, less log whole", equal_cost),
     Reason(("23a",), "wide embeddings are too much for this log",
            "LONGER and DIN at a quarter of the width",
            lambda: shows("longer_small", "din_small", 1)),
