@@ -140,14 +140,20 @@ def figure(found: list[dict]) -> Figure:
             (left, "learnt", LEARNT),
             (right, "changed", {name: name for name in CHANGES}),
         ):
-            for shade, name in zip(shades, names, strict=False):
-                points = [(r["times"], r[key][name]) for r in found if name in r[key]]
+            for place, (shade, name) in enumerate(zip(shades, names, strict=False)):
+                aside = 2 ** (0.06 * (place - len(names) / 2))  # bars beside each other
+                points = [
+                    (r["times"] * aside, r[key][name]) for r in found if name in r[key]
+                ]
                 if points:
                     _line(panel, points, shade, names[name])
             panel.set_xscale("log", base=2)
             panel.set_xticks(TIMES, [f"{t} x" for t in TIMES])
+            panel.minorticks_off()
             panel.set_xlabel("log, times the shipped one")
-            panel.legend(fontsize=8)
+            panel.legend(
+                fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2
+            )
         left.set_ylabel("share of what can be learnt")
         left.set_title("How much is learnt")
         right.axhline(0, color=plots.COLOURS["baseline"], lw=0.8)
@@ -156,7 +162,7 @@ def figure(found: list[dict]) -> Figure:
     return made
 
 
-def _line(axes, points: list[tuple[int, Spread]], shade: str, label: str) -> None:
+def _line(axes, points: list[tuple[float, Spread]], shade: str, label: str) -> None:
     x = [times for times, _ in points]
     y = [mean for _, (mean, _) in points]
     half = [width or 0 for _, (_, width) in points]
