@@ -23,7 +23,7 @@ class Question:
 
 QUESTIONS = (
     Question("Which 20 % runs the encoder? (p = q = 20 %, half of the steps; against "
-             "a random share)", "p20_q20", {
+             "a random share)", "p20_random", {
         "p20_popular": "the most shown first",
         "p20_rare": "the least shown first",
         "p20_oldest": "the oldest vectors first",

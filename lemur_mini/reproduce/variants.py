@@ -63,7 +63,7 @@ VARIANTS: dict[str, dict] = {
     "p20_q20": sampled(0.2, 0.2),
     "p10_q10": sampled(0.1, 0.1),
     # which share is encoded, other sequences, rankers, rivals (`alternatives`)
-    **{f"p20_{rule}": sampled(0.2, 0.2) for rule in ("popular", "rare", "oldest")},
+    **{f"p20_{r}": sampled(0.2, 0.2) for r in ("random", "popular", "rare", "oldest")},
     "p55_q55": sampled(0.55, 0.55),
     "sparing": sampled(0.55, 0.55),  # of the popular half one in ten
     "literal": {"decoder_literal": True},
