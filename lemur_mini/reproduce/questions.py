@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lemur_mini.reproduce import claims
 from lemur_mini.reproduce.reasons import difference, points
 from lemur_mini.reproduce.stored import stored_runs
 
@@ -98,7 +99,8 @@ def table(question: Question) -> str:
         ]
         cells = [text, *(points(s) if s else "" for s in spreads)]
         cost = mine[0]["flops"]["total"] / base[0]["flops"]["total"]
-        cells += [f"{cost:.0%}", str(len(mine))]
+        seeds = len(claims.seeds_of(runs, variant, question.against))
+        cells += [f"{cost:.0%}", str(seeds)]
         cells += [age(runs, variant)] if question.stale else []
         lines.append("| " + " | ".join(cells) + " |")
     if not lines:
