@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lemur_mini.evaluation import gap_closed, mean_and_interval
+from lemur_mini.evaluation import mean_and_interval
 from lemur_mini.reproduce import claims, growth
-from lemur_mini.reproduce.stored import stored_runs
+from lemur_mini.reproduce.growth import Spread
+from lemur_mini.reproduce.stored import claim_rows, stored_runs
 
-Spread = tuple[float, float | None]  # mean, half width of its interval (None: one seed)
 YES, NO, OPEN = "borne out", "not borne out", "open"
 # Half a point of QAUC: what a difference must exceed to matter, as in the search. An
 # interval that reaches past it on the reason's side excludes nothing.
@@ -131,18 +131,18 @@ NAMES = {
 def equal_cost() -> Found | None:
     """The same FLOPs on more log: sampled, beside what all at once reaches at that
     cost, on a line over the logarithm of the cost between two sizes of the log."""
-    sizes = [times for times in growth.TIMES if share_of("lemur", times) is not None]
-    whole = [(cost_of("lemur", t), share_of("lemur", t)) for t in sizes]
+    found = {times: share_of("lemur", times) for times in growth.TIMES}
+    whole = {times: share for times, share in found.items() if share is not None}
+    costs = [cost_of("lemur", times) for times in whole]
     parts, better = [], []
-    for times in sizes:
+    for times in whole:
         sampled = share_of("p20_q20", times)
-        if sampled is None or cost_of("p20_q20", times) < whole[0][0]:
+        if sampled is None or (cost := cost_of("p20_q20", times)) < costs[0]:
             continue
-        cost, (costs, shares) = cost_of("p20_q20", times), zip(*whole, strict=True)
-        beside = float(np.interp(np.log(cost), np.log(costs), shares))
+        beside = float(np.interp(np.log(cost), np.log(costs), list(whole.values())))
         parts.append(
             f"{sampled:.1%} of what can be learnt sampled on {times} x the log, "
-            f"{beside:.1%} whole at that cost, on {cost / whole[0][0]:.1f} x"
+            f"{beside:.1%} whole at that cost, on {cost / costs[0]:.1f} x"
         )
         better.append(sampled > beside)
     if not parts:
@@ -152,14 +152,10 @@ def equal_cost() -> Found | None:
 
 def share_of(variant: str, times: int) -> float | None:
     """Mean share of what can be learnt that a variant went at a log size."""
-    row = next((r for r in growth.rows() if r["times"] == times), None)
-    if row is None:
-        return None
-    runs = stored_runs(growth.name_of(times))
-    found = [run["test"]["qauc"] for (v, _), run in runs.items() if v == variant]
-    if not found:
-        return None
-    return gap_closed(row["ids"], float(np.mean(found)), row["learnable"])
+    for row in growth.rows():
+        if row["times"] == times and variant in row["learnt"]:
+            return row["learnt"][variant][0]
+    return None
 
 
 def cost_of(variant: str, times: int) -> float:
@@ -227,8 +223,7 @@ def table() -> str:
 
 def claims_rows() -> list[dict]:
     """The platform's rows that do not reproduce."""
-    rows = claims.measure_all(stored_runs("platform"))
-    return [row for row in rows if row["verdict"] != claims.REPRODUCES]
+    return [row for row in claim_rows() if row["verdict"] != claims.REPRODUCES]
 
 
 def without() -> list[str]:
